@@ -69,7 +69,7 @@ def home_of(rootfs: Path | None, uid: int) -> str:
             text = file.read(PASSWD_BYTES).decode("utf-8", "replace") if is_file else ""
     except OSError:
         return "/"
-    rows = (line.split(":") for line in text.splitlines())
+    rows = (line.split(":") for line in text.splitlines() if "\0" not in line)
     return next((row[5] for row in rows if len(row) == 7 and row[2] == str(uid) and row[5].startswith("/")), "/")
 
 

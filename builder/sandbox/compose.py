@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +20,8 @@ NEVER_FROM_IMAGE = frozenset({"/dev", "/proc", "/sys", "/tmp", "/work", "/cache"
 OUR_FOLDERS = ("/proc", "/dev", "/tmp")
 OUR_FILES = frozenset({"/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf"})
 """Those of `identity_files`."""
+OURS = NEVER_FROM_IMAGE | {"/etc"}
+"""Where the image's own link never shows: a folder of ours is there."""
 KERNELS_OWN = frozenset({"dev", "proc", "sys"})
 """What is there is the kernel's: links of /proc lead out of whatever root they are followed in."""
 MAX_LINKS = 40
@@ -53,21 +55,31 @@ def identity_files(uid: int, gid: int, home: str = "/work/home") -> Mapping[str,
 
 
 def settled(root: Root) -> Root:
-    """The same root with each mount's `dest` free of the image's own links, parents before children.
+    """The same root with each mount's `dest` free of links, the image's own and those of other mounts, parents before
+    children.
 
     Raises `PlatformError` SandboxUnavailable for a relative `dest`, a missing source, the host's `/` as image, or links
-    of the image that lead a mount round in circles or into /proc, /dev or /sys.
+    that lead a mount round in circles, or into /proc, /dev or /sys.
     """
     if root.rootfs is not None and root.rootfs.resolve() == Path("/"):
         raise PlatformError("SandboxUnavailable", "the host's own / cannot be the sandbox's root")
-    mounts = []
     for mount in root.mounts:
         if not mount.dest.startswith("/") or ".." in PurePosixPath(mount.dest).parts:
             raise PlatformError("SandboxUnavailable", f"mount destination is not an absolute path: {mount.dest}")
         if not mount.source.exists():
             raise PlatformError("SandboxUnavailable", f"mount source is not there: {mount.source}")
+    mounts = _led(root.rootfs, root.mounts)
+    if any(once.dest != again.dest for once, again in zip(mounts, _led(root.rootfs, mounts), strict=True)):
+        raise PlatformError("SandboxUnavailable", "the mounts of the sandbox lead each other elsewhere")
+    return Root(rootfs=root.rootfs, mounts=mounts)
+
+
+def _led(rootfs: Path | None, mounts: Iterable[Mount]) -> tuple[Mount, ...]:
+    """The mounts where links lead each of them once those above it are there, sorted."""
+    led: list[Mount] = []
+    for mount in sorted(mounts, key=_depth):
         try:
-            dest = resolve_inside(root.rootfs, mount.dest)
+            dest = resolve_inside(rootfs, mount.dest, led, OURS)
         except OSError as error:
             message = f"the links of the image lead nowhere at {mount.dest}: {os.strerror(error.errno or 0)}"
             raise PlatformError("SandboxUnavailable", message) from None
@@ -75,13 +87,19 @@ def settled(root: Root) -> Root:
             raise PlatformError(
                 "SandboxUnavailable", f"a mount at {mount.dest} is led to {dest}, which is the kernel's"
             )
-        mounts.append(Mount(source=mount.source, dest=dest, writable=mount.writable))
-    mounts.sort(key=lambda mount: PurePosixPath(mount.dest).parts)
-    return Root(rootfs=root.rootfs, mounts=tuple(mounts))
+        led.append(Mount(source=mount.source, dest=dest, writable=mount.writable))
+    return tuple(sorted(led, key=_depth))
 
 
-def resolve_inside(rootfs: Path | None, dest: str) -> str:
-    """Where `dest` is once the links of the image's folders are followed, as a program inside would follow them.
+def _depth(mount: Mount) -> tuple[str, ...]:
+    return PurePosixPath(mount.dest).parts
+
+
+def resolve_inside(
+    rootfs: Path | None, dest: str, mounts: Sequence[Mount] = (), ours: frozenset[str] = frozenset()
+) -> str:
+    """Where `dest` is once the links of the image's folders are followed, as a program inside would follow them, with
+    `mounts` over the image (their own `dest` has no links), and folders of ours for links of it at `ours`.
 
     No part of the answer is a link. Raises `OSError` ELOOP for more than `MAX_LINKS`, as the kernel does, and whatever
     else looking at one raises (a name that is too long).
@@ -94,7 +112,7 @@ def resolve_inside(rootfs: Path | None, dest: str) -> str:
         if part == "..":
             done = done[:-1]
             continue
-        here = None if rootfs is None else rootfs.joinpath(*done, part)
+        here = _on_host(rootfs, mounts, [*done, part], ours)
         if here is None or not here.is_symlink():
             done.append(part)
             continue
@@ -105,6 +123,21 @@ def resolve_inside(rootfs: Path | None, dest: str) -> str:
         done = [] if target.startswith("/") else done
         waiting = [piece for piece in target.split("/") if piece not in ("", ".")] + waiting
     return "/" + "/".join(done)
+
+
+def _on_host(rootfs: Path | None, mounts: Sequence[Mount], parts: list[str], ours: frozenset[str]) -> Path | None:
+    """What of this machine shows at a path inside; None for nothing, or for what is mounted at just that place."""
+    place = "/" + "/".join(parts)
+    over = [mount for mount in mounts if place == mount.dest or place.startswith(mount.dest.rstrip("/") + "/")]
+    if over:
+        last = max(over, key=lambda mount: len(mount.dest))
+        rest = place.removeprefix(last.dest).lstrip("/")
+        return last.source / rest if rest else None
+    if rootfs is None:
+        return None
+    top = f"/{parts[0]}"
+    is_ours = top in ours and (top in NEVER_FROM_IMAGE or (rootfs / parts[0]).is_symlink())
+    return None if is_ours else rootfs.joinpath(*parts)
 
 
 def layers(rootfs: Path | None, needed: Iterable[str]) -> tuple[Bound, ...]:

@@ -104,7 +104,13 @@ def test_a_missing_file_of_the_program_is_named(line: str, file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("passwd", "home"), [("app:x:5:5::/srv/app:/bin/sh\n", "/srv/app"), ("app:x:6:5::/srv:/bin/sh\n", "/"), (None, "/")]
+    ("passwd", "home"),
+    [
+        ("app:x:5:5::/srv/app:/bin/sh\n", "/srv/app"),
+        ("app:x:6:5::/srv:/bin/sh\n", "/"),
+        ("app:x:5:5::/a\0b:/bin/sh\n", "/"),
+        (None, "/"),
+    ],
 )
 def test_the_home_is_that_of_the_image(tmp_path: Path, passwd: str | None, home: str) -> None:
     (tmp_path / "etc").mkdir()

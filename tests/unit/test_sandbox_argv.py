@@ -178,6 +178,50 @@ def test_a_mount_is_led_nowhere_among_what_is_the_kernels(image: Path, tmp_path:
     assert caught.value.reason == "SandboxUnavailable"
 
 
+def test_a_mount_follows_the_links_of_those_above_it(image: Path, tmp_path: Path) -> None:
+    """bubblewrap would follow them while the host's root is still beside the new one."""
+    tool = tmp_path / "tool"
+    tool.mkdir()
+    (tool / "out").symlink_to("/oldroot/tmp")
+    (tool / "share").symlink_to("../share")
+    (tool / "itself").symlink_to("itself")
+    (tmp_path / "link").symlink_to(tool)
+
+    def dests(*found: str, source: Path = tool) -> list[str]:
+        mounts = tuple(Mount(source=source, dest=dest) for dest in found)
+        return [mount.dest for mount in settled(Root(rootfs=image, mounts=mounts)).mounts]
+
+    assert dests("/opt/tool", "/opt/tool/out/x") == ["/oldroot/tmp/x", "/opt/tool"]
+    assert dests("/opt/tool/share/x", "/opt/tool") == ["/opt/share/x", "/opt/tool"]
+    assert dests("/opt/tool", "/opt/tool/share", "/opt/tool/share/share/x") == [
+        "/opt/share",
+        "/opt/share/x",
+        "/opt/tool",
+    ]
+    assert dests("/opt/tool", "/opt/tool/sub", source=tmp_path / "link") == ["/opt/tool", "/opt/tool/sub"]
+    assert dests("/", "/out/x") == ["/", "/oldroot/tmp/x"]
+    with pytest.raises(PlatformError, match="lead nowhere at /opt/tool/itself/x"):
+        dests("/opt/tool", "/opt/tool/itself/x")
+    (image / "aside").symlink_to("opt/tool/share")
+    with pytest.raises(PlatformError, match="lead each other elsewhere"):
+        dests("/aside/x", "/opt/tool")
+
+
+@pytest.mark.parametrize("name", ["etc", "tmp", "work"])
+def test_a_mount_is_where_our_folder_is_whatever_link_the_image_has_there(
+    image: Path, tmp_path: Path, name: str
+) -> None:
+    (image / name).rename(image / "usr/moved")
+    (image / name).symlink_to("usr/moved")
+    root = settled(Root(rootfs=image, mounts=(Mount(source=tmp_path, dest=f"/{name}/x"),)))
+    assert root.mounts[0].dest == f"/{name}/x"
+    (image / "usr/moved/x").symlink_to("/elsewhere")
+    root = settled(Root(rootfs=image, mounts=(Mount(source=tmp_path, dest=f"/{name}/x/y"),)))
+    assert root.mounts[0].dest == f"/{name}/x/y", "nor is anything behind it there"
+    (image / "usr/moved/x").unlink()
+    assert resolve_inside(image, f"/{name}/x") == "/usr/moved/x", "whoever reads a file of the image follows it"
+
+
 @pytest.mark.parametrize("target", ["/oldroot/tmp", "usr/etc", "etc", None])
 def test_what_stands_where_a_folder_of_ours_must_be_gives_way(image: Path, target: str | None) -> None:
     """bubblewrap follows a link of the image while the host's root is still beside it."""
