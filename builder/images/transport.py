@@ -235,6 +235,8 @@ class Transport:
 
     def _ours(self, url: str | httpx.URL) -> bool:
         """Whether an address is of the registry itself; a host in capitals or the port of its scheme change nothing."""
+        if isinstance(url, str) and url.startswith(self.base + "/"):  # nearly every one, and several a request
+            return True
         try:
             asked, own = httpx.URL(url), httpx.URL(self.base)
         except httpx.InvalidURL:
