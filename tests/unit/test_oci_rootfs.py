@@ -267,10 +267,11 @@ def test_what_is_left_out_and_what_describes_is_counted(tmp_path: Path) -> None:
         unpack_image([half, half], tmp_path / "both", limit=1000)
 
 
-def test_files_that_fit_are_not_too_many_bytes_of_tar(tmp_path: Path) -> None:
+def test_files_that_fit_are_not_too_many_bytes_of_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The least that an entry counts is a header's bytes, and its data is padded to as much."""
-    layer = packed(tmp_path / "1", *((f"{at:0100}", FILE, b"x", 0o644) for at in range(2000)))
-    unpack_image([layer], tmp_path / "root", limit=2000 * (ENTRY_BYTES + 1))
+    monkeypatch.setattr(rootfs, "BESIDE", 10_240)
+    layer = packed(tmp_path / "1", *((f"{at:0100}", FILE, b"x", 0o644) for at in range(300)))
+    unpack_image([layer], tmp_path / "root", limit=300 * (ENTRY_BYTES + 1))
 
 
 def test_what_one_layer_puts_is_in_memory_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

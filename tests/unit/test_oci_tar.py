@@ -106,7 +106,7 @@ members = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(members, st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
 def test_it_reads_what_tarfile_reads(found: list[tuple[str, bytes, str, bytes, int]], form: int) -> None:
     out = io.BytesIO()
