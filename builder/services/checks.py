@@ -19,7 +19,7 @@ from builder.text import log_line, visible
 MOST_NAMES, NAME_CHARACTERS = 1000, 200
 """Queues or toolchains of a node, and each of their names: the dispatcher reads them at each look."""
 KEY_CHARACTERS, WORD_CHARACTERS, NONCE_CHARACTERS = 80, 40, 64
-"""What the columns hold of a key or a digest; of a runtime, its version or its target; of a nonce."""
+"""The most of a key or a digest; of a runtime, its version or its target; of a nonce. A column holds as many."""
 TEXT_CHARACTERS, SAID_LINES = 16 * 1024, 6
 """The most of each text of a failure or warning, and of the lines of the tool's own words in a failure."""
 LAST_MS = 253_402_300_799_999

@@ -74,6 +74,6 @@ def test_a_variable_that_no_setting_takes(name: str, text: str) -> None:
 
 
 def test_the_text_of_a_file_is_taken_without_its_line_end(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("t0ken-é\n", encoding="utf-8")
+    (tmp_path / "token").write_text("t0ken-e\n", encoding="utf-8")
     environ = {"HOME": "/nonexistent", "IGNITE_BUILDER_TOKEN_FILE": str(tmp_path / "token")}
-    assert load({}, environ).settings.token == "t0ken-é"
+    assert load({}, environ).settings.token == "t0ken-e"

@@ -493,8 +493,12 @@ def test_a_claim_is_lost_before_that_is_told(tmp_path: Path, monkeypatch: pytest
         assert wait_for(attempt, attempt.lease.must_stop)
         return PUSHED
 
+    before = set(threading.enumerate())
     assert own(tmp_path, calls, work, heartbeat_ms=50) is Close.LOST
     assert calls.finished == []
+    for thread in set(threading.enumerate()) - before:
+        thread.join(LONG_S)
+    assert len(died) == 1
 
 
 @pytest.mark.usefixtures("nothing_logged")

@@ -119,6 +119,22 @@ def test_who_reads_a_log_looks_again_for_lines_and_the_end_alone(tmp_path: Path)
         here.close()
 
 
+def test_who_works_hears_of_a_change_whatever_becomes_of_who_is_shown_it(tmp_path: Path) -> None:
+    def closed(event: Event) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    here = Here(Settings(data_dir=str(tmp_path / "data"), node_dir=str(tmp_path / "node")), closed)
+    woken: list[str] = []
+    here.cancels["b"] = lambda: woken.append("b")
+    try:
+        before = here.changes.generation
+        with pytest.raises(BrokenPipeError):
+            here.store.emit(Event(action="cancel-request", build_id="b", status="RUNNING"))
+        assert (woken, here.changes.generation) == (["b"], before + 1)
+    finally:
+        here.close()
+
+
 def test_a_later_process_takes_a_digest_from_the_file_until_the_program_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

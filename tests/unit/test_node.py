@@ -272,7 +272,7 @@ def test_a_node_stays_registered_whatever_happens_to_it(
         OSError(30, "Read-only file system"), UnicodeDecodeError("utf-8", b"\xe4", 0, 1, "invalid"), IndexError("x"),
         ApiUnreachable("503"), ApiError(500, "INTERNAL", "no", {}), Unanswered("away"), RuntimeError("a bug"),
     ]  # fmt: skip
-    swept, registered, waited = list(troubles), list(troubles), []
+    swept, registered, waited = list(troubles), list(troubles), list[float]()
 
     def fails(left: list[Exception]) -> None:
         if left:

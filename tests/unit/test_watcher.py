@@ -142,7 +142,7 @@ def test_a_build_is_let_go_before_that_is_told(ends: str, monkeypatch: pytest.Mo
 
     async def follow() -> None:
         if ends != "finished":
-            raise Lost if ends == "lost" else RuntimeError("a bug")
+            raise Lost() if ends == "lost" else RuntimeError("a bug")
 
     async def scenario() -> None:
         monkeypatch.setattr(watchers, "log", Full())
