@@ -339,8 +339,8 @@ def _check_docker_host(host: str) -> None:
 
 def _check_bearer(token: str) -> None:
     """It travels in a header, which takes no other character."""
-    if not (token.isascii() and token.isprintable()):
-        raise ValueError("it takes printable ASCII characters alone")
+    if token and not _BEARER.fullmatch(token):
+        raise ValueError("it takes printable ASCII characters alone, and no blank")
 
 
 def _check_optional_url(url: str) -> None:
@@ -353,6 +353,7 @@ def _check_source_store(text: str) -> None:
         raise ValueError("it takes s3://BUCKET or s3://BUCKET/PREFIX")
 
 
+_BEARER = re.compile(r"[!-~]+")
 _TAKES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "array": "a list"}
 _TAKES |= dict.fromkeys(("object", "dict"), "a table")
 _BOUNDS = {">=": "{} or more", ">": "more than {}", "<=": "{} or less", "<": "less than {}"}

@@ -118,11 +118,9 @@ def load_all(known: tuple[Pipeline, ...], *, images: bool) -> None:
 
 def _load_libraries() -> None:
     """Load what functions import that answer a question, beside modules of ours."""
-    import ast
-
     from packaging import markers, requirements, specifiers, tags, utils
 
-    assert ast and markers and requirements and specifiers and tags and utils
+    assert markers and requirements and specifiers and tags and utils
 
 
 def _prepare_images() -> None:

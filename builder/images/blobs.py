@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import urljoin
 
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import BlobMissing, check_names
@@ -143,7 +142,7 @@ class Blobs:
             response = transport.request("POST", url, scope=self.scope(repository), headers=none)
         if response.status_code != 202 or "location" not in response.headers:
             raise transport.refused(what, response)
-        return urljoin(str(response.request.url), response.headers["location"])
+        return transport.led_to(response, response.headers["location"])
 
     def _from(self, repository: str, digest: str, done: int, what: str) -> Iterator[bytes]:
         transport = self.transport

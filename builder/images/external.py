@@ -217,6 +217,11 @@ def check_config(body: bytes, platform: str, name: str) -> tuple[str, ...]:
     command = [*_words(config, "Entrypoint", name), *_words(config, "Cmd", name)]
     if not command or not command[0]:
         raise violated(f"{name} has neither ENTRYPOINT nor CMD: there is nothing to start")
+    if not all(pair.partition("=")[0] for pair in _words(config, "Env", name)):
+        raise violated(f"{name} has a variable without a name")
+    workdir = config.get("WorkingDir") or "/"
+    if not isinstance(workdir, str) or not workdir.startswith("/"):
+        raise violated(f"{name} starts in {_shown(workdir)}, which is no absolute path")
     _check_user(config.get("User"), name)
     return _port_warnings(config, name)
 

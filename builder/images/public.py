@@ -17,7 +17,7 @@ from builder.images.destination import DIGEST, REPOSITORY, TAG, Destination
 from builder.images.image import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE, Image, Platform
 from builder.images.rootfs import IS_PACKED
 from builder.images.store import OCI_LAYER, layers_of
-from builder.text import size, strangers_json
+from builder.text import size, strangers_json, visible
 
 DOCKER_HUB = "docker.io"
 DOCKER_API = "registry-1.docker.io"
@@ -108,7 +108,8 @@ def fetch_public(
             raise _unusable(reference, f"names {digest}, which is not there")
         value = _json(reference, manifest.body)
     if manifest.media_type not in MANIFESTS:
-        raise _unusable(reference, f"is a {manifest.media_type or 'thing without a type'}, no image")
+        kind = visible(manifest.media_type, limit=200)
+        raise _unusable(reference, f"is a {kind or 'thing without a type'}, no image")
     layers = _described(reference, value)
     config = _config(reference, source, value["config"])
 
@@ -147,8 +148,10 @@ def _described(reference: Reference, value: Mapping[str, Any]) -> list[dict[str,
             raise _unusable(reference, "names a blob by no sha256 digest")
         kinds = {str(layer["mediaType"]) for layer in layers} - set(LAYERS)
         if kinds or value["config"]["mediaType"] not in CONFIGS:
-            what = ", ".join(sorted(kinds)) or value["config"]["mediaType"]
-            raise _unusable(reference, f"has a {what}; layers of tar and tar+gzip can be unpacked here")
+            what = ", ".join(sorted(kinds)) or str(value["config"]["mediaType"])
+            raise _unusable(
+                reference, f"has a {visible(what, limit=200)}; layers of tar and tar+gzip can be unpacked here"
+            )
         if len(layers) > MOST_LAYERS or sum(each["size"] for each in named) > MOST_BYTES:
             raise _unusable(reference, f"has more than {MOST_LAYERS} layers or {size(MOST_BYTES)}")
         if value["config"]["size"] > MOST_CONFIG:
@@ -167,16 +170,17 @@ def _config(reference: Reference, source: Destination, named: Mapping[str, Any])
             raise _unusable(reference, f"has a config of more than the {named['size']} bytes that it names")
         body += chunk
     value, wanted = _json(reference, bytes(body)), Platform()
-    found = f"{value.get('os')}/{value.get('architecture')}"[:200]
+    found = visible(f"{value.get('os')}/{value.get('architecture')}", limit=200)
     if found != f"{wanted.os}/{wanted.architecture}":
         raise _unusable(reference, f"is for {found}, not for {wanted.os}/{wanted.architecture}")
     run = value.get("config") or {}
     env, labels = (run.get("Env") or [], run.get("Labels") or {}) if isinstance(run, dict) else (None, None)
     if (
-        not (isinstance(env, list) and all(isinstance(each, str) for each in env))
+        not (isinstance(env, list) and all(isinstance(each, str) and each.partition("=")[0] for each in env))
+        or "\0" in "".join(env)
         or not (isinstance(labels, dict) and all(isinstance(each, str) for each in labels.values()))
     ):  # fmt: skip
-        raise _unusable(reference, "has a config with a variable or a label that is no text")
+        raise _unusable(reference, "has a config with a variable or a label that is no text, or has no name")
     return bytes(body)
 
 
@@ -190,7 +194,8 @@ def _of_platform(reference: Reference, index: Mapping[str, Any], wanted: Platfor
         found.append(f"{platform.get('os')}/{platform.get('architecture')}")
         if found[-1] == f"{wanted.os}/{wanted.architecture}" and DIGEST.fullmatch(str(entry.get("digest"))):
             return str(entry["digest"])
-    raise _unusable(reference, f"is for {', '.join(sorted(set(found)))[:200] or 'nothing'}, not for linux/amd64")
+    there = visible(", ".join(sorted(set(found))), limit=200)
+    raise _unusable(reference, f"is for {there or 'nothing'}, not for linux/amd64")
 
 
 def _json(reference: Reference, body: bytes) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-from urllib.parse import urljoin
 
 import httpx
 
@@ -49,6 +48,8 @@ ACCEPT = ", ".join(
 )
 CONNECT_S = 10.0
 ATTACH_ROUNDS = 5
+MOST_PAGES = 1000
+"""Of one list; each may name a next one."""
 # What `can_untag` tries it out with; no tag of a user begins so.
 PROBE_TAGS = ("build-untag-1", "build-untag-2")
 PROBE = {
@@ -205,7 +206,11 @@ class Registry:
         what = f"GET referrers of {repository}@{digest}"
         found: dict[str, Mapping[str, Any]] = {}
         path: str | None = f"referrers/{digest}"
+        pages = 0
         while path is not None:
+            pages += 1
+            if pages > MOST_PAGES:
+                raise self.transport.broken(f"{what}: has more than {MOST_PAGES} pages")
             response = self._ask("GET", repository, path, what, {"Accept": INDEX_TYPE})
             if response.status_code in (400, 404, 405) and not found:
                 index = self.get_manifest(repository, fallback_tag(digest))
@@ -260,7 +265,7 @@ class Registry:
         if not link:
             return None
         prefix = str(httpx.URL(self.transport.url(f"{repository}/")))  # spelled as the address of the answer is
-        url = urljoin(str(response.request.url), link)
+        url = self.transport.led_to(response, link)
         return url.removeprefix(prefix) if url.startswith(prefix) else None
 
     def _list_in_fallback(

@@ -66,9 +66,10 @@ def require_kinds(layers: Iterable[Layer], image: str) -> None:
     """Raise `BuildError` ImageContractViolated for a layer that is compressed in another way than by gzip."""
     for layer in layers:
         if layer.media_type not in IS_PACKED:
+            kind = visible(str(layer.media_type), limit=100)
             raise BuildError(
                 "ImageContractViolated",
-                f"{image} has a layer of the kind {visible(layer.media_type, limit=100)}; tar and tar+gzip are taken",
+                f"{image} has a layer of the kind {kind}; tar and tar+gzip are taken",
                 where=f"layer {layer.digest}",
                 next="Push it again with layers of gzip. With buildx: --output type=image,compression=gzip,"
                 "force-compression=true,push=true",

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
@@ -209,6 +209,13 @@ class Transport:
                 raise self.broken(f"{what} answered with more than {limit} bytes")
         kept = [(name, value) for name, value in response.headers.items() if name != "content-encoding"]
         return httpx.Response(response.status_code, headers=kept, content=bytes(data), request=response.request)
+
+    def led_to(self, response: httpx.Response, address: str) -> str:
+        """An address as an answer names it, relative to its own. Raises `PlatformError` RegistryUnavailable."""
+        try:
+            return urljoin(str(response.request.url), address)
+        except ValueError:
+            raise self.broken(f"{response.request.method} led to an address that is none") from None
 
     def broken(self, said: str) -> BuildError:
         """The other side did not do its part, and asking again would not help."""

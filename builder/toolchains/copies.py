@@ -83,13 +83,16 @@ def linked(source: Path, dest: str) -> Iterator[Mount]:
             yield Mount(source=link.resolve(), dest=place)
 
 
-def links(folder: Path) -> list[Path]:
+def links(folder: Path, enters: Callable[[str], bool] = os.path.isdir) -> list[Path]:
     """The links in a folder and in the folders right in it, sorted. A distribution has hundreds of other files there,
-    and each build asks: no path is made of those, and none is looked at by itself."""
-    return sorted(Path(each) for each in _links(str(folder), deeper=True))
+    and each build asks: no path is made of those, and none is looked at by itself.
+
+    `enters`: whether what a link leads to is such a folder.
+    """
+    return sorted(Path(each) for each in _links(str(folder), enters))
 
 
-def _links(folder: str, *, deeper: bool) -> Iterator[str]:
+def _links(folder: str, enters: Callable[[str], bool] | None) -> Iterator[str]:
     try:
         with os.scandir(folder) as found:
             entries = list(found)
@@ -99,8 +102,8 @@ def _links(folder: str, *, deeper: bool) -> Iterator[str]:
         is_link = entry.is_symlink()
         if is_link:
             yield entry.path
-        if deeper and (os.path.isdir(entry.path) if is_link else entry.is_dir()):  # a link may lead to itself
-            yield from _links(entry.path, deeper=False)
+        if enters and (enters(entry.path) if is_link else entry.is_dir()):  # a link may lead to itself
+            yield from _links(entry.path, None)
 
 
 def _others_may_enter(folder: Path) -> bool:

@@ -25,6 +25,9 @@ from builder.toolchains.packages import file_of
 from builder.toolchains.provider import FoundToolchain, Lender, Part, Provided
 from builder.toolchains.recipe import Program, Recipe, read_recipe
 
+MOST_MARKER = 16 * 1024 * 1024
+"""Bytes of a program's marker that are looked at: rustup's manifest has one MiB. An image's is whatever it holds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HostProvider:
@@ -246,7 +249,9 @@ def _told(root: Path, program: Program) -> list[tuple[str, str]]:
 
 
 def _first(file: Path, pattern: re.Pattern[str]) -> str:
-    found = pattern.search(file.read_text(encoding="utf-8", errors="replace"))
+    with file.open("rb") as opened:
+        text = opened.read(MOST_MARKER).decode("utf-8", "replace")
+    found = pattern.search(text)
     return found[1] if found else ""
 
 

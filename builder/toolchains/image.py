@@ -7,6 +7,7 @@ there out of the image, so that a plan is the same whoever provides its toolchai
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
 import shlex
@@ -228,10 +229,21 @@ def _path(image: BaseImage) -> tuple[str, ...]:
 
 def _only(row: Toolchain, rootfs: Path, place: str) -> Path:
     """The one folder or file of the image that a pattern of its recipe names."""
-    found = sorted(rootfs.glob(place.lstrip("/")))
+    found = [rootfs]
+    for part in place.strip("/").split("/"):
+        found = [each for folder in found for each in _matching(row, rootfs, folder, part)]
     if len(found) != 1:
         raise _unavailable(row, f"{len(found)} places of its toolchain image match {place}, not one")
-    return _inside(row, rootfs, found[0])
+    return found[0]
+
+
+def _matching(row: Toolchain, rootfs: Path, folder: Path, pattern: str) -> list[Path]:
+    """What of a folder of the image a part of a pattern names, its links followed inside."""
+    if not folder.is_dir():
+        return []
+    names = fnmatch.filter(os.listdir(folder), pattern) if any(each in pattern for each in "*?[") else [pattern]
+    places = (_inside(row, rootfs, folder / name) for name in sorted(names))
+    return [place for place in places if place.exists()]
 
 
 def _located(row: Toolchain, rootfs: Path, path: tuple[str, ...], program: Program) -> Path:
@@ -273,7 +285,14 @@ def _linked(rootfs: Path, mount: Mount) -> Iterator[Mount]:
     """
     if not mount.source.is_dir():
         return
-    for link in links(mount.source):
+
+    def enters(path: str) -> bool:
+        try:
+            return os.path.realpath(path) == str(_led(rootfs, Path(path))) and os.path.isdir(path)
+        except OSError:
+            return False
+
+    for link in links(mount.source, enters):
         if (text := os.readlink(link)).startswith("/"):
             continue
         try:

@@ -16,7 +16,7 @@ from builder.settings import NAMES, Settings, validated
 DEFAULTS = msgspec.to_builtins(Settings())
 OTHER: dict[str, Any] = {
     "server": "https://other.test:8443",
-    "token": 'quote " comma , backslash \\ blank',
+    "token": 'quote",comma,back\\slash',
     "listen": "0.0.0.0:9999",
     "tokens": ({"token": "t-1", "organization": "acme", "scopes": ("read",), "node": "n"},),
     "organization": "acme",

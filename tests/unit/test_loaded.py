@@ -8,16 +8,19 @@ loaded before.
 from __future__ import annotations
 
 import ast
+import builtins
 import codecs
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder import pipelines
 from builder.attempt import reading
 from builder.errors import BuildError
+from builder.pipelines.base import Pipeline
 from builder.pipelines.catalog import Catalog
 from builder.source import tree
 
@@ -43,6 +46,13 @@ def path_of(module: str) -> Path | None:
     return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
 
 
+def file_of(module: str) -> Path:
+    """The file of a module that is one of ours."""
+    path = path_of(module)
+    assert path is not None, module
+    return path
+
+
 def named(path: Path) -> Iterator[str]:
     """The modules of ours, and names that may be some, that the statements at the top of a file import."""
     for statement in ast.parse(path.read_text()).body:
@@ -58,9 +68,7 @@ def imported(statement: ast.AST) -> Iterator[str]:
 
 def imported_late(module: str) -> set[str]:
     """What the functions of a module of ours import."""
-    path = path_of(module)
-    assert path is not None
-    parsed = ast.walk(ast.parse(path.read_text()))
+    parsed = ast.walk(ast.parse(file_of(module).read_text()))
     bodies = (inner for one in parsed if isinstance(one, ast.FunctionDef) for inner in ast.walk(one))
     return {name for inner in bodies for name in imported(inner)}
 
@@ -100,11 +108,18 @@ UNASKED = {
 @pytest.fixture
 def asked_for(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The modules that are loaded before readers are forked, by name."""
-    names = {"builder.attempt.reading", "builder.strategies"}
+    names, load = {"builder.attempt.reading"}, builtins.__import__
+
+    def recorded(name: str, *rest: Any, **more: Any) -> Any:
+        if rest and rest[0].get("__name__") == reading.__name__:
+            names.update((name, *(f"{name}.{each}" for each in rest[2] or ())))
+        return load(name, *rest, **more)
+
     with monkeypatch.context() as patch:
+        patch.setattr(builtins, "__import__", recorded)
         patch.setattr(pipelines.importlib, "import_module", names.add)
         reading.load_all(pipelines.PIPELINES, images=True)
-    return names | imported_late("builder.attempt.reading")
+    return names
 
 
 def test_a_reader_has_what_functions_import_before_it_is_confined(asked_for: set[str]) -> None:
@@ -113,20 +128,17 @@ def test_a_reader_has_what_functions_import_before_it_is_confined(asked_for: set
     late = {(module, name) for module in whole for name in imported_late(module)}
     assert {name for _, name in late} >= {"packaging.tags.cpython_tags", "builder.pipelines.go.planning"}
 
-    def has(name: str) -> bool:
-        above = name.rpartition(".")[0]
-        return bool({name, above} & (asked_for if not name.startswith("builder.") else whole))
+    has = asked_for | whole | {name for module in whole for name in named(file_of(module))}
 
-    assert {(module, name) for module, name in late if not has(name)} == set(UNASKED)
+    lacks = {(module, name) for module, name in late if not {name, name.rpartition(".")[0]} & has}
+    assert lacks == set(UNASKED)
 
 
 def test_a_reader_has_the_codecs_of_what_it_reads(asked_for: set[str]) -> None:
     had = {codecs.lookup(name).name for name in (*reading.CODECS, "utf-8")}
     named, unknown = {encoding for _, encoding in tree._MARKS}, set[tuple[str, str]]()
     for module in loaded(tuple(asked_for)):
-        path = path_of(module)
-        assert path is not None
-        for call in ast.walk(ast.parse(path.read_text())):
+        for call in ast.walk(ast.parse(file_of(module).read_text())):
             if not isinstance(call, ast.Call):
                 continue
             codes = isinstance(call.func, ast.Attribute) and call.func.attr in ("encode", "decode")
@@ -145,7 +157,7 @@ class Forked(Exception):
     pass
 
 
-def forked(monkeypatch: pytest.MonkeyPatch, known: tuple[pipelines.Pipeline, ...]) -> bool:
+def forked(monkeypatch: pytest.MonkeyPatch, known: tuple[Pipeline, ...]) -> bool:
     """Whether a process that forks readers comes to its first; it has nothing of this one's to cut off."""
     seen = list[bool]()
 

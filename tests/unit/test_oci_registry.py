@@ -638,6 +638,27 @@ def test_the_next_page_is_found_however_the_host_is_written() -> None:
     assert [entry["digest"][7] for entry in found] == ["a", "b"]
 
 
+def test_a_list_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.images.registry.MOST_PAGES", 10)
+    link = {"Link": '<?again=1>; rel="next"'}
+    memory = Memory(fault=lambda request: httpx.Response(200, json={"manifests": []}, headers=link))
+    with pytest.raises(PlatformError, match="more than 10 pages"):
+        registry(memory).referrers("org/app", "sha256:" + "0" * 64)
+    assert len(memory.seen) == 10
+
+
+def test_an_address_that_is_none_is_the_registrys_fault(tmp_path: Path) -> None:
+    bad = "http://[::"
+    page = httpx.Response(200, json={"manifests": []}, headers={"Link": f'<{bad}>; rel="next"'})
+    with pytest.raises(PlatformError, match="GET led to an address that is none"):
+        registry(Memory(fault=lambda request: page)).referrers("org/app", "sha256:" + "0" * 64)
+    upload = httpx.Response(202, headers={"Location": bad})
+    memory = Memory(fault=lambda request: upload if request.method == "POST" else None)
+    with pytest.raises(PlatformError, match="POST led to an address that is none") as caught:
+        registry(memory).push(make_image(tmp_path), "org/app", "v1")
+    assert caught.value.reason == "RegistryUnavailable"
+
+
 def test_a_redirect_within_the_registry_gets_its_login() -> None:
     credentials = Credentials(username="robot", password=SECRET)
     memory = Memory(basic=credentials.basic())

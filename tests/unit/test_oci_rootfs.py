@@ -10,6 +10,7 @@ import stat
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -296,9 +297,13 @@ def test_an_opaque_whiteout_is_looked_at_once(tmp_path: Path, monkeypatch: pytes
         ("a/later", FILE, "", 0o644),
         *[("a/.wh..wh..opq", FILE, "", 0o644)] * 50,
     )
-    listed: list[object] = []
-    listdir = os.listdir
-    monkeypatch.setattr(rootfs.os, "listdir", lambda folder: [listed.append(folder), *listdir(folder)][1:])
+    listed, listdir = list[int](), os.listdir
+
+    def list_it(folder: int) -> list[str]:
+        listed.append(folder)
+        return listdir(folder)
+
+    monkeypatch.setattr("builder.images.rootfs.os.listdir", list_it)
     unpack_image([low, high], tmp_path / "root")
     monkeypatch.undo()
     assert set(snapshot(tmp_path / "root")) == {
@@ -326,9 +331,13 @@ def test_links_and_folders_are_walked_one_step_at_a_time(tmp_path: Path, monkeyp
         ("new", LINK, "absent/../made/below", 0o777),
         ("new/z", FILE, "made", 0o644),
     )
-    opened: list[object] = []
-    open_ = os.open
-    monkeypatch.setattr(rootfs.os, "open", lambda *args, **more: [opened.append(args), open_(*args, **more)][1])
+    opened, opener = list[Any](), os.open
+
+    def open_it(path: Any, *args: Any, **more: Any) -> int:
+        opened.append(path)
+        return opener(path, *args, **more)
+
+    monkeypatch.setattr("builder.images.rootfs.os.open", open_it)
     unpack_image([layer], tmp_path / "root")
     monkeypatch.undo()
     assert len(opened) < 1500

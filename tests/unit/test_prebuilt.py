@@ -321,6 +321,11 @@ def config_of(**config: Any) -> bytes:
         ({"Entrypoint": [""]}, "neither ENTRYPOINT nor CMD"),
         ({"Entrypoint": "sh"}, "no list of words"),
         ({"Cmd": [1]}, "no list of words"),
+        ({"Env": "A=1"}, "no list of words"),
+        ({"Env": [1]}, "no list of words"),
+        ({"Env": ["=1"]}, "without a name"),
+        ({"WorkingDir": 5}, "no absolute path"),
+        ({"WorkingDir": "app\x1b"}, "no absolute path"),
         ({"ExposedPorts": {"53/udp": {}}}, "no TCP port"),
         ({"ExposedPorts": {"0/tcp": {}}}, "no port"),
         ({"ExposedPorts": {"65536": {}}}, "no port"),
@@ -342,7 +347,15 @@ def test_a_config_that_is_none_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {"Entrypoint": None, "Cmd": ["x"]}, {"User": "1000"}, {"ExposedPorts": {"80/tcp": {}, "53/udp": {}}}]
+    "config",
+    [
+        {},
+        {"Entrypoint": None, "Cmd": ["x"]},
+        {"User": "1000"},
+        {"ExposedPorts": {"80/tcp": {}, "53/udp": {}}},
+        {"Env": None, "WorkingDir": None},
+        {"Env": ["A=1", "B"], "WorkingDir": ""},
+    ],
 )
 def test_a_config_that_the_platform_runs_passes(config: dict[str, Any]) -> None:
     assert check_config(config_of(**config), "linux/amd64", "r/app:1") == ()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -21,7 +21,8 @@ from builder.bases.make import _check_versions, made_from, make_image
 from builder.bases.recipe import TOOLCHAIN_FILE, Recipe, read_recipes
 from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError
-from builder.images.image import Image, ImageConfig, build_image, canonical, descriptor
+from builder.images import public
+from builder.images.image import CONFIG_TYPE, Image, ImageConfig, build_image, canonical, descriptor
 from builder.images.layer import write_layer
 from builder.images.layout import Layout
 from builder.images.public import DOCKER_API, fetch_public, parse
@@ -29,7 +30,7 @@ from builder.images.store import ImageStore, images_of, toolchain_images_of
 from builder.pipelines import catalog as catalogs
 from builder.plan import Plan, Toolchain
 from builder.toolchains.fetch import can_fetch
-from builder.toolchains.host import HostProvider
+from builder.toolchains.host import MOST_MARKER, HostProvider
 from builder.toolchains.image import ImageProvider
 from builder.toolchains.provider import LENT, Toolchains
 from builder.toolchains.providers import fetching
@@ -591,3 +592,67 @@ def test_a_link_near_the_top_that_leads_nowhere_is_no_mount(tmp_path: Path) -> N
         "/opt/ignite/toolchain/zig",
         "/opt/ignite/share",
     ]
+
+
+def test_a_pattern_is_looked_for_inside_the_image(tmp_path: Path) -> None:
+    """A link that begins with `/` leads to a folder of this machine for whoever follows it here."""
+    node = Node(tmp_path)
+    rootfs = node.provider.images.rootfs(node.store(DEBIAN_FILES))
+    elsewhere = make_tree(tmp_path / "host", {"zig-8/VERSION": "", "zig-9/VERSION": ""})
+    (rootfs / "usr/lib").rename(rootfs / "usr/lib64")
+    (rootfs / "usr/lib").symlink_to("/usr/lib64")
+    (mount,) = node.provider.programs(ROW, rootfs)
+    assert mount.source == rootfs / "usr/lib64/zig-2"
+    (rootfs / "usr/lib").unlink()
+    (rootfs / "usr/lib").symlink_to(elsewhere)
+    with pytest.raises(BuildError, match="0 places of its toolchain image match usr/lib/zig"):
+        node.provider.programs(ROW, rootfs)
+    (rootfs / "usr/lib").unlink()
+    (rootfs / "usr/lib").symlink_to("lib")
+    with pytest.raises(BuildError, match="lead nowhere"):
+        node.provider.programs(ROW, rootfs)
+
+
+def test_no_folder_of_this_machine_is_looked_through_for_links(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    rootfs = node.provider.images.rootfs(node.store(DEBIAN_FILES))
+    host = make_tree(tmp_path / "host", {"x": ""})
+    (host / "share").symlink_to("../../share")
+    (rootfs / "usr/share").mkdir()
+    (rootfs / "usr/lib/zig-2/led").symlink_to(host)
+    assert [mount.dest for mount in node.provider.programs(ROW, rootfs)] == ["/opt/ignite/toolchain/zig"]
+    (rootfs / "usr/lib/zig-2/within").symlink_to("bin")
+    (rootfs / "usr/lib/zig-2/bin/share").symlink_to("../../../share")
+    dests = [mount.dest for mount in node.provider.programs(ROW, rootfs)]
+    assert "/opt/ignite/share" in dests
+
+
+def test_the_version_is_in_the_first_bytes_of_a_marker(tmp_path: Path) -> None:
+    """Whoever made the image made the file, of any size."""
+    node = Node(tmp_path)
+    rootfs = node.provider.images.rootfs(node.store(DEBIAN_FILES))
+    marker = rootfs / "usr/lib/zig-2/VERSION"
+    with marker.open("wb") as file:
+        file.seek(MOST_MARKER)
+        file.write(b"zig2")
+    with pytest.raises(BuildError, match="of an unknown version"):
+        node.provider.programs(ROW, rootfs)
+
+
+@pytest.mark.parametrize("env", [["=1"], ["A=\0"], [1]])
+def test_a_public_image_with_a_variable_that_no_step_can_have_is_refused(env: list[Any]) -> None:
+    value = {"os": "linux", "architecture": "amd64", "config": {"Env": env}}
+    body = canonical(value)
+    source = SimpleNamespace(open_blob=lambda repository, digest: iter([body]))
+    with pytest.raises(BuildError, match="or has no name") as caught:
+        public._config(parse("example.test/zig:2"), cast(Any, source), {"digest": "", "size": len(body)})
+    assert caught.value.reason == "ToolchainUnavailable"
+
+
+@pytest.mark.parametrize("kind", ["text/\x1b[2J", "x" * 100_000])
+def test_a_kind_of_layer_is_shown_in_one_line(kind: str) -> None:
+    named = {"digest": "sha256:" + "0" * 64, "size": 1}
+    value = {"config": {**named, "mediaType": CONFIG_TYPE}, "layers": [{**named, "mediaType": kind}]}
+    with pytest.raises(BuildError, match=r"tar and tar\+gzip can be unpacked") as caught:
+        public._described(parse("example.test/zig:2"), value)
+    assert caught.value.message.isprintable() and len(caught.value.message) < 400
