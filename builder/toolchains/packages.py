@@ -97,16 +97,16 @@ def placing(file: Path) -> Iterator[tuple[Path, Path]]:
 
 def _download(url: str, into: Path, integrity: str, ca_bundle: str) -> None:
     import http.client
+    import ssl
     import urllib.request  # nothing else of a node needs them
 
-    from builder.tls import context
-
     algorithm, _, wanted = integrity.partition("-")
-    hasher, size, trusted = hashlib.new(algorithm), 0, context(ca_bundle)
+    hasher, size = hashlib.new(algorithm), 0
+    context = ssl.create_default_context(cafile=ca_bundle or None)
     request = urllib.request.Request(url, headers={"User-Agent": "ignite-builder"})
     try:
         answer: HTTPResponse
-        with urllib.request.urlopen(request, timeout=SILENCE_S, context=trusted) as answer, into.open("wb") as out:
+        with urllib.request.urlopen(request, timeout=SILENCE_S, context=context) as answer, into.open("wb") as out:
             while chunk := answer.read(CHUNK):
                 size += len(chunk)
                 if size > PACKAGE_LIMIT:

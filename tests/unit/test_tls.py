@@ -13,7 +13,6 @@ import pytest
 from builder import tls
 from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.toolchains import packages
 
 
 class Loaded(Exception):
@@ -47,12 +46,6 @@ def test_the_api_is_trusted_by_the_same_bundle(asked: list[str]) -> None:
     plain.close()
     with pytest.raises(Loaded):
         safe.call("GetBuild", pb.GetBuildRequest(build_id="k7m2"))
-    assert asked == ["/a/bundle"]
-
-
-def test_a_package_of_a_toolchain_is_trusted_by_the_same_bundle(asked: list[str], tmp_path: Path) -> None:
-    with pytest.raises(Loaded):
-        packages._download("https://registry.test/x.tgz", tmp_path / "x", "sha512-AAAA", "/a/bundle")
     assert asked == ["/a/bundle"]
 
 
