@@ -49,7 +49,7 @@ ACCEPT = ", ".join(
 CONNECT_S = 10.0
 ATTACH_ROUNDS = 5
 MOST_PAGES = 1000
-"""A list has no more; each page may name a next one."""
+"""Pages of one list; each may name a next one."""
 # What `can_untag` tries it out with; no tag of a user begins so.
 PROBE_TAGS = ("build-untag-1", "build-untag-2")
 PROBE = {
