@@ -33,6 +33,8 @@ FINAL, USAGE = "error building image: ", "Error: "
 FINALS = (FINAL, "error checking push permissions", "error pushing image", USAGE)
 STARTS = ("Cmd: ", "Args: ", "Running: ")
 """What the executor tells of a program that it starts, behind the instruction itself."""
+BESIDE = ("Pushing layer ", "Pushing image to ", "Pushed ", "Retrying operation ")
+"""What it tells of an earlier layer that it stores for later builds, while the next program runs."""
 SAID_LINES = 6
 EXPLAINED = ("StepFailed", "OutOfMemory")
 """Reasons of an end that the log explains."""
@@ -129,7 +131,7 @@ def diagnose(
         (_NO_PROGRAM, "could not start:"),
     ):
         if found := pattern.search(final):
-            message, said = f"{what} {words} {found[1]}", _cut(_output(lines) or [final])
+            message, said = f"{what} {words} {found[1]}", _cut(_output(lines, last) or [final])
             return Diagnosis(reason="StepFailed", message=message, where=_where(dockerfile, last), said=said)
     message = final.removeprefix("error building stage: ").removeprefix("failed to execute command: ")
     return Diagnosis(reason="StepFailed", message=message, where=_where(dockerfile, last), said=(final,))
@@ -223,22 +225,29 @@ def _final(lines: Sequence[str]) -> str:
     return ""
 
 
-def _output(lines: Sequence[str]) -> list[str]:
+def _output(lines: Sequence[str], last: Instruction | None) -> list[str]:
     """What the failed instruction's own program wrote last, without the executor's lines.
 
     The executor writes to another pipe than the program, so what this wrote in its first moments may stand before the
-    lines that tell of its start.
+    lines that tell of its start, and before the instruction's own; behind another's start it is the other's.
     """
     own: list[str] = []
+    begun, is_before = _words(last.text) if last else "", False
     for line in reversed(lines):
         if any(start in line for start in FINALS):
             continue
         message = own_message(line)
-        if message is not None:
-            if own or not message.startswith(STARTS):
-                break
-        elif line.strip():
-            own.append(line)
+        if message is None:
+            if line.strip():
+                own.append(line)
+        elif message.startswith(BESIDE):
+            continue
+        elif is_before:
+            return [] if message.startswith(STARTS) or message.startswith("RUN ") else own[::-1]
+        elif not own and begun and _words(message) == begun:
+            is_before = True
+        elif own or not message.startswith(STARTS):
+            break
     return own[::-1]
 
 

@@ -56,7 +56,7 @@ def test_hostile_build_arguments_are_words_and_nothing_else(jobs: Jobs, tmp_path
     names = [f"A{number}" for number in range(len(HOSTILE))]
     words = " ".join(f'"${name}"' for name in names)
     arguments = "".join(f"ARG {name}\n" for name in names)
-    files = {"Dockerfile": f"FROM {jobs.debian}\n{arguments}RUN printf '%s\\0' {words} > /srv/words\n"}
+    files = {"Dockerfile": f"FROM {jobs.debian}\n{arguments}RUN printf '%s\\0' {words} > /srv/words\nCMD true\n"}
     build = jobs.build("hostile", build_args=tuple(zip(names, HOSTILE, strict=True)))
     ran = jobs.run(files, build)
     assert ran.ended.succeeded, (ran.ended, ran.log)
@@ -98,7 +98,7 @@ def test_the_second_run_of_a_multi_stage_build_executes_no_run(jobs: Jobs, tmp_p
 def test_the_same_source_gives_the_same_digest(jobs: Jobs, tmp_path: Path) -> None:
     files = {
         "docker/App.Dockerfile": f"FROM {jobs.debian} AS first\nRUN echo x > /srv/x\nFROM first AS final\n"
-        "COPY a /a\nFROM first AS unused\nRUN false\n",
+        'COPY a /a\nCMD ["true"]\nFROM first AS unused\nRUN false\n',
         "a": "a",
     }
     digests = set()

@@ -72,6 +72,31 @@ def test_what_a_program_writes_at_once_may_stand_before_the_lines_of_its_start(a
     assert silent.said and "exit status 3" in silent.said[0], "what an earlier one wrote is none of this one's"
 
 
+CACHED = (
+    own("Pushing layer registry.example/acme/cache:1f to cache now"),
+    own("Pushing image to registry.example/acme/cache:1f"),
+    own("Pushed registry.example/acme/cache@sha256:1f"),
+)
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_what_is_told_of_the_cache_beside_a_program_ends_none_of_its_words(at: int) -> None:
+    """A layer of the instruction before is stored meanwhile."""
+    began = [FAILS[0], own("Running: [/bin/sh -c exit 3]"), "first words", "error: no such thing", FAILS[-1]]
+    for told in CACHED:
+        lines = [*SECOND, own("Taking snapshot of full filesystem..."), *began[:at], told, *began[at:]]
+        assert diagnose(STEP, lines, DOCKERFILE).said == ("first words", "error: no such thing")
+
+
+def test_words_before_the_instruction_itself_are_its_own_but_behind_another_start() -> None:
+    began = [FAILS[0], own("Cmd: /bin/sh"), own("Running: [/bin/sh -c exit 3]"), FAILS[-1]]
+    snapshot = own("Taking snapshot of full filesystem...")
+    found = diagnose(STEP, [*SECOND, snapshot, "error: no such thing", *began], DOCKERFILE)
+    assert found.said == ("error: no such thing",)
+    silent = diagnose(STEP, [*SECOND, snapshot, *began], DOCKERFILE)
+    assert "exit status 3" in silent.said[0]
+
+
 def test_output_of_a_step_that_looks_like_the_executor_leads_to_no_later_instruction() -> None:
     found = diagnose(STEP, [*SECOND, *FAILS], DOCKERFILE)
     assert found.where == "Dockerfile:8", "what a program prints names an earlier instruction"
