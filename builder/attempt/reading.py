@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import sys
+import sysconfig
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -121,6 +122,7 @@ def _load_libraries() -> None:
     from packaging import markers, requirements, specifiers, tags, utils
 
     assert markers and requirements and specifiers and tags and utils
+    sysconfig.get_config_vars()  # of which tags are made: they are a module, too
 
 
 def _prepare_images() -> None:

@@ -211,13 +211,19 @@ class Context:
             with contextlib.closing(client):
                 yield client
             return
-        from builder.local.client import LocalClient
 
         def refused(status: Status) -> Exception:
             return refused_call(status.code, status.message, dict(status.detail))
 
         try:
-            self.local = LocalClient(settings, refused, self._event, builds=builds)
+            readers = None
+            if builds:
+                from builder.local.readers import begin
+
+                readers = begin(settings)
+            from builder.local.client import LocalClient  # behind it: this takes longest of all
+
+            self.local = LocalClient(settings, refused, self._event, readers)
         except BuildError as error:
             raise missing_here(error) from None
         _collect()

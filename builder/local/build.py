@@ -59,7 +59,8 @@ LOOK_S = 0.5
 class Owner:
     """This process as the owner and the finalizer of builds."""
 
-    def __init__(self, here: Here) -> None:
+    def __init__(self, here: Here, readers: Readers) -> None:
+        """`readers` are begun (`builder.local.readers`), and closed with this."""
         settings = here.settings.replace(**{"heartbeat_ms": min(here.settings.heartbeat_ms, BEAT_MS)})
         self.here, self.nonce = here, process_name()
         crash = labels(settings.crash_at, Path(settings.data_dir))
@@ -73,9 +74,6 @@ class Owner:
 
         apart = Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12]
         blank = require_fence(settings, apart)
-        # Without an engine an image is made in a server's cluster.
-        readers = Readers(here.known, here.parts.catalog, images=bool(settings.docker_host))
-        readers.start()  # before the first thread
         self._stack = ExitStack()
         self._stack.callback(readers.close)
         self.node = Node(

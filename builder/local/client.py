@@ -21,6 +21,7 @@ from builder.store.events import Event
 from builder.store.transitions import TERMINAL
 
 if TYPE_CHECKING:
+    from builder.attempt.reader import Readers
     from builder.local.build import Owner
     from builder.services.nodes import OperateService
 
@@ -35,7 +36,7 @@ class LocalClient:
     """`BuildService` over the store of the data folder. A refused call raises what `as_error` makes of it; a fault of
     ours stays what it is.
 
-    With `builds` this process is also the owner of what it creates.
+    With `readers` this process is also the owner of what it creates.
     """
 
     def __init__(
@@ -43,8 +44,7 @@ class LocalClient:
         settings: Settings,
         as_error: Callable[[Status], Exception],
         on_event: Callable[[Event], None] = lambda _: None,
-        *,
-        builds: bool = False,
+        readers: Readers | None = None,
     ) -> None:
         log_to(Path(settings.data_dir) / "run" / "control.log")
         self._as_error = as_error
@@ -52,10 +52,10 @@ class LocalClient:
         self._owner: Owner | None = None
         self._thread: threading.Thread | None = None
         self._failed: Exception | None = None
-        if builds:
+        if readers is not None:
             from builder.local.build import Owner
 
-            self._owner = Owner(self._here)
+            self._owner = Owner(self._here, readers)
 
     def create(self, request: pb.CreateBuildRequest) -> pb.Build:
         """Record a build, and begin it."""
