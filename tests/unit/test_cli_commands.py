@@ -145,6 +145,7 @@ class Local:
 def local(monkeypatch: pytest.MonkeyPatch) -> Local:
     made = Local()
     monkeypatch.setattr("builder.cli.context._embedded", made.started)
+    monkeypatch.setattr("builder.local.readers.begin", lambda settings: None)
     monkeypatch.setattr("builder.local.client.LocalClient", made.client)
     monkeypatch.setattr("builder.local.machine.prepare", made.prepare)
     return made
