@@ -6,12 +6,15 @@ not part of it: AppendLog is one transaction and one call.
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -25,15 +28,17 @@ from builder import config
 from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
+from builder.images.store import images_of
 from builder.local.embedded import Embedded
 from builder.pipelines import catalog as catalogs
+from builder.toolchains.looks import Looks, fetched_in
 from builder.toolchains.providers import toolchains_of
 
 BUILDS = 30
 IDLE_S = 10.0
 SETTLED_S, WATCHED_S = 5.0, 60.0
 MOST_IDLE, MOST_LOOK_MS = 1.0, 1.0
-LOOKS = 200
+REGISTERS, REGISTERED_S = 400, 2
 WAIT_S = 300.0
 MOST = {"transactions": 12.0, "round trips": 8.0, "calls": 6.0}
 WHAT = {
@@ -89,20 +94,35 @@ def idle_cpu(running: Served) -> Row:
 
 
 def look(here: Place) -> Row:
-    """What a node pays to look which toolchains it has, each time that it registers; the first look is not of it."""
+    """What a node pays to know its toolchains each time that it registers, on a clock that goes on by 2 s.
+
+    Most times it compares what was fetched, and each 15 s it looks at the whole machine. The first look is not of it.
+    """
     settings = config.load({"node_dir": str(here.folder / "node")}, {}).settings
     rows = catalogs.read(catalog_file(settings.catalog)).toolchains()
     toolchains = toolchains_of(settings)
-    toolchains.available(rows)
+    whole: list[float] = []
+
+    def looked() -> dict[str, str]:
+        before = time.process_time()
+        available = toolchains.available(rows)
+        whole.append((time.process_time() - before) * 1000)
+        return available
+
+    fetched = partial(fetched_in, here.folder / "node" / "toolchains", images_of(settings.node_dir))
+    seconds = itertools.count(step=REGISTERED_S)
+    looks = Looks(looked, fetched, clock=lambda: float(next(seconds)))
+    looks.available()
+    whole.clear()
     before = time.process_time()
-    for _ in range(LOOKS):
-        toolchains.available(rows)
-    ms = (time.process_time() - before) / LOOKS * 1000
+    for _ in range(REGISTERS):
+        looks.available()
+    ms = (time.process_time() - before) / REGISTERS * 1000
     return Row(
-        what="a node's look at its toolchains, each 2 s: processor time",
+        what="a node's look at its toolchains, each time that it registers: processor time",
         target=f"≤ {MOST_LOOK_MS:g} ms",
         measured=f"{ms:.2f} ms",
-        spread=f"of {LOOKS} looks",
+        spread=f"{REGISTERS} registers, {len(whole)} of them looked for {statistics.median(whole):.1f} ms",
         pairs=1,
         verdict=judged(ms, MOST_LOOK_MS),
         raw=(ms,),

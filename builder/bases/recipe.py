@@ -71,7 +71,7 @@ class Recipe:
     at: tuple[tuple[str, str], ...] = ()
     toolchains: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Changes when anything of the recipe does. An empty key says nothing: a new one leaves other bases as is."""
         text = json.dumps({key: value for key, value in asdict(self).items() if value}, sort_keys=True)

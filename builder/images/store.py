@@ -56,11 +56,15 @@ class ImageStore:
         """
         if digest:
             return self._read(name, digest)
-        stamp = self._layout.stamp()
+        stamp = self.stamp()
         known = self._known.get(name)
         if known is None or known[0] != stamp:
             known = self._known[name] = (stamp, self._read(name, TAG))
         return known[1]
+
+    def stamp(self) -> Stamp:
+        """Changes whenever a name gets or loses an image."""
+        return self._layout.stamp()
 
     def image(self, name: str) -> Image | None:
         """The image as it can be pushed elsewhere; None when there is none of this name."""

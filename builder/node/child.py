@@ -88,6 +88,8 @@ class Child:
                 ) as attempt:
                     line = self._line_of(grant)
                     outcome = do_work(attempt, line.run if line else run_build)
+                    if outcome.failure is not None and outcome.failure.reason == "ToolchainUnavailable":
+                        self._registration.lacked()
                     how = close(attempt, outcome)
                     if isinstance(line, Launcher) and outcome.job is not None and how is Close.ABANDONED:
                         line.abandon(outcome.job)

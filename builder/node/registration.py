@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import EXIT_CODES, BuildError, ErrorClass
+from builder.images.store import images_of
 from builder.logs import logger
 from builder.node.calls import ApiCalls
 from builder.node.floor import lacks
@@ -30,6 +32,7 @@ from builder.node.membership import CHECK_SERVER, refusal
 from builder.pipelines.base import Pipeline
 from builder.pipelines.catalog import Catalog
 from builder.settings import Settings, without_credentials
+from builder.toolchains.looks import Looks, fetched_in
 from builder.toolchains.provider import Toolchains
 
 log = logger("node")
@@ -64,6 +67,9 @@ class Registration:
         self._key = Array("c", KEY_BYTES)
         self._dropped = Value("L", 0)
         self._dropped_reported = 0
+        self._absent = Value("b", 0)
+        fetched = partial(fetched_in, self._folder / "toolchains", images_of(settings.node_dir))
+        self._looks = Looks(self._look, fetched)
         self.learn_key(settings.message_key)
         self.leaving = threading.Event()
         """Set once the worker ends: its builds may go on until `drain_ms` are over."""
@@ -83,6 +89,10 @@ class Registration:
         with self._dropped.get_lock():
             self._dropped.value += 1
         log.warning("a message was dropped", action="message-dropped", queue=queue, why=why)
+
+    def lacked(self) -> None:
+        """A build found a toolchain gone that this node offers; of any process of this worker."""
+        self._absent.value = 1
 
     def join(self, reads: Reads) -> None:
         """Register for the first time, however long the API takes to answer. Raises `BuildError` when it refuses."""
@@ -165,7 +175,9 @@ class Registration:
         log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
 
     def register(self, api: Api) -> None:
-        dropped = self._dropped.value
+        dropped, absent = self._dropped.value, bool(self._absent.value)
+        if absent:
+            self._absent.value = 0
         lack = lacks(self._settings)
         answer: pb.RegisterNodeResponse = api.call(
             "RegisterNode",
@@ -173,7 +185,7 @@ class Registration:
                 protocol=PROTOCOL,
                 node_id=self._settings.node_id,
                 queues=self._reads.queues,
-                toolchains=self._available(),
+                toolchains=self._looks.available(again=absent),
                 architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
                 slots=0 if lack else self._reads.slots,
                 lacks=lack,
@@ -185,7 +197,7 @@ class Registration:
         self.learn_key(answer.message_key)
         self._read_queues(answer.drain, lack)
 
-    def _available(self) -> dict[str, str]:
+    def _look(self) -> dict[str, str]:
         """What this node builds with, and what it may get when a build asks for it."""
         rows = self._catalog.toolchains()
         available = self._toolchains.available(rows)

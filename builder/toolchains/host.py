@@ -24,6 +24,7 @@ from builder.toolchains.copies import Copies
 from builder.toolchains.packages import file_of
 from builder.toolchains.provider import FoundToolchain, Lender, Part, Provided
 from builder.toolchains.recipe import Program, Recipe, read_recipe
+from builder.toolchains.states import Kept
 
 MOST_MARKER = 16 * 1024 * 1024
 """Bytes of a program's marker that are looked at: rustup's manifest has one MiB. An image's is whatever it holds."""
@@ -248,11 +249,18 @@ def _told(root: Path, program: Program) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value]
 
 
+_found: Kept[str] = Kept()
+
+
 def _first(file: Path, pattern: re.Pattern[str]) -> str:
-    with file.open("rb") as opened:
-        text = opened.read(MOST_MARKER).decode("utf-8", "replace")
-    found = pattern.search(text)
-    return found[1] if found else ""
+    def read() -> str:
+        with file.open("rb") as opened:
+            text = opened.read(MOST_MARKER).decode("utf-8", "replace")
+        found = pattern.search(text)
+        return found[1] if found else ""
+
+    path = os.fspath(file)
+    return _found.get(path, (path, pattern), read)
 
 
 def above(path: Path, marker: str) -> Path | None:

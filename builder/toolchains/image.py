@@ -28,6 +28,7 @@ from builder.toolchains.elf import loader_of
 from builder.toolchains.host import base_of, find_program, shared_parts, version_in
 from builder.toolchains.provider import FoundToolchain, Part, Provided
 from builder.toolchains.recipe import Program, read_recipe
+from builder.toolchains.states import Kept
 
 LENT_AT = "/opt/ignite/lent"
 """Below it is the root of an image whose programs run in the root of another."""
@@ -180,10 +181,8 @@ class ImageProvider:
 
         Raises `BuildError` InvalidRequest."""
         for folder in self.folders:
-            if os.path.isfile(os.path.join(folder, row.runtime, TOOLCHAIN_FILE)):
-                for each in read_recipes(folder / row.runtime, TOOLCHAIN_FILE).values():
-                    if row.name in (each.toolchains or (each.name,)):
-                        return each
+            if (each := _recipes_of(folder, row.runtime).get(row.name)) is not None:
+                return each
         return None
 
     def _image(self, row: Toolchain) -> BaseImage:
@@ -194,6 +193,23 @@ class ImageProvider:
         if image is None or not self.images.came_from(recipe.name, recipe.digest):
             raise _unavailable(row, f"toolchain image {recipe.name} is not on this node")
         return image
+
+
+_read: Kept[Mapping[str, Recipe]] = Kept()
+
+
+def _recipes_of(folder: Path, runtime: str) -> Mapping[str, Recipe]:
+    """Name of a toolchain → its recipe, of a runtime's folder below `folder`."""
+
+    def read() -> Mapping[str, Recipe]:
+        found = read_recipes(folder / runtime, TOOLCHAIN_FILE).values()
+        return {name: each for each in reversed(found) for name in each.toolchains or (each.name,)}
+
+    path = os.path.join(folder, runtime, TOOLCHAIN_FILE)
+    try:
+        return _read.get(path, path, read)
+    except FileNotFoundError:
+        return {}
 
 
 def _started(row: Toolchain, rootfs: Path, program: Path) -> str:

@@ -10,13 +10,16 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from builder import indexes
 from builder.errors import BuildError
 from builder.indexes import Indexes
+from builder.toolchains.states import Kept
 
 FILE = "toolchain.toml"
 
@@ -99,22 +102,15 @@ class Recipe:
         return tuple(program for program in self.programs if program.target in ("", target))
 
 
-_parsed: dict[str, tuple[tuple[int, int, int], Recipe]] = {}
+_parsed: Kept[Recipe] = Kept()
 
 
 def read_recipe(folders: tuple[Path, ...], runtime: str) -> Recipe:
     """The recipe of `runtime` in the first of `folders` that has one. Raises `BuildError` ToolchainUnavailable."""
     for folder in folders:
         path = os.path.join(folder, runtime, FILE)
-        try:
-            info = os.stat(path)
-        except OSError:
-            continue
-        stamp = (info.st_ino, info.st_size, info.st_mtime_ns)
-        known = _parsed.get(path)
-        if known is None or known[0] != stamp:
-            known = _parsed[path] = (stamp, _read(Path(path)))
-        return known[1]
+        with suppress(OSError):
+            return _parsed.get(path, path, partial(_read, Path(path)))
     raise BuildError("ToolchainUnavailable", f"there is no runtimes/{runtime}/{FILE}")
 
 

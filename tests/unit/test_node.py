@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +24,7 @@ from celery.worker import state
 from builder.broker.app import make_celery, read_queues
 from builder.claims.calls import Refused as CallRefused
 from builder.claims.calls import Unanswered
+from builder.claims.requests import Close
 from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
@@ -76,6 +78,7 @@ class Registrar:
 
     def call(self, name: str, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         assert (name, request.node_id) == ("RegisterNode", SETTINGS.node_id)
+        self.toolchains = dict(request.toolchains)
         return pb.RegisterNodeResponse(message_key=self.key, drain=self.drain)
 
 
@@ -205,6 +208,30 @@ def test_no_trace_of_an_owner_has_a_secret_with_rich_installed(
     assert [one for one in (token, password, key) if one in said.out + said.err] == []
     assert "owner-failed" in said.err and "RuntimeError: 1: git refuses *** for redis://***@redis.test/0" in said.err
     assert "Traceback (most recent call last):" in said.err and said.out == ""
+
+
+@pytest.mark.parametrize(("failure", "looks"), [("ToolchainUnavailable", 2), ("CompileFailed", 1), ("", 1)], ids=str)
+def test_a_node_whose_toolchain_is_gone_looks_before_it_registers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str, looks: int
+) -> None:
+    grant = pb.ClaimBuildResponse(granted=True, build_id="k7m2xq9d4t1zv6wh5r3p", claim=1)
+    outcome = SimpleNamespace(failure=BuildError(failure, "zig-1") if failure else None, job=None)
+    monkeypatch.setattr(children, "claim_build", lambda node, build_id: grant)
+    monkeypatch.setattr(children, "driving", lambda node, given, **_: nullcontext())
+    monkeypatch.setattr(children, "do_work", lambda attempt, line: outcome)
+    monkeypatch.setattr(children, "close", lambda attempt, outcome: Close.FINISH)
+    monkeypatch.setattr(children, "settle", lambda: None)
+    node, seen = WorkerProcess(Settings(node_dir=str(tmp_path))), [{"zig-1": "sha256:1"}, {}]
+    monkeypatch.setattr(node.registration._looks, "_look", lambda: seen.pop(0))
+    monkeypatch.setattr(node.child, "_make_node", lambda: SimpleNamespace(readers=SimpleNamespace(start=lambda: None)))
+    api = Registrar()
+    node.registration.register(cast(Any, api))
+    child = copy.copy(node.child)  # as a fork has it
+    child._registration = copy.copy(node.registration)
+    child.handle(run_message(grant.build_id, api.key))
+    for _ in range(2):
+        node.registration.register(cast(Any, api))
+    assert (len(seen), api.toolchains) == (2 - looks, {"zig-1": "sha256:1"} if looks == 1 else {})
 
 
 SERVED: dict[str, Any] = {"server": "http://control.test:8480", "token": "t"}
