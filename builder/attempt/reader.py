@@ -86,15 +86,18 @@ class Readers:
         self._reader: _Reader | None = None
 
     def start(self) -> None:
-        """Fork it, unless it is there."""
+        """Fork it, unless it is there. Raises OSError where the machine has no room for a process."""
         if self._control is not None:
             return
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         owner = os.getpid()
-        with theirs:
-            pid = os.fork()
-            if pid == 0:
-                serve(theirs, self._known, self._catalog, owner, images=self._images)
+        with ExitStack() as unless_forked:
+            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            unless_forked.enter_context(mine)
+            with theirs:
+                pid = os.fork()
+                if pid == 0:
+                    serve(theirs, self._known, self._catalog, owner, images=self._images)
+            unless_forked.pop_all()
         self._control = mine
         self._close = weakref.finalize(self, _end, mine, pid, owner)
 
