@@ -71,7 +71,7 @@ def deno(folder: Path, into: Path, version: str = "2.7") -> Command:
     settings = config.load({"node_dir": str(KEPT)}).settings
     row = catalog.read(runtimes_dir() / "catalog.toml").find("deno", version)
     store = KEPT / "toolchains"
-    packages.fetch((runtimes_dir(),), store, row, settings.index_env, settings.ca_bundle)
+    packages.fetch((runtimes_dir(),), store, row, settings)
     (package,) = read_recipe((runtimes_dir(),), "deno").packages
     shutil.copytree(folder, into)
     sdk = (runtimes_dir() / "deno" / "sdk" / "mod.ts").as_uri()
