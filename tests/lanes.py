@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 E2E = Path("tests/e2e")
 APART = ("test_exploration.py", "test_store_postgres.py")
-"""Of no session: `make test-apart` runs their tests before, one a core, with those of tests/slow."""
+"""Modules of no session: `make test-apart` runs their tests before, one a core, with those of tests/slow."""
 STARTS = ("test_", "test_ca", "test_co", "test_cou", "test_e", "test_f", "test_h", "test_p", "test_s", "test_se")
 """Where sessions begin in the order of the names: none takes much longer than a few minutes."""
 LANES = 2

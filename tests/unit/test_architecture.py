@@ -222,7 +222,7 @@ def test_a_docstring_names_its_subject_first() -> None:
     """ "Of a message" is half a sentence, whose subject is the name of a constant above it."""
     found = {
         f"{path.relative_to(ROOT).as_posix()}: {node.value.value[:60]}"
-        for folder in ("builder", "bench")
+        for folder in ("builder", "bench", "tests")
         for path in (ROOT / folder).rglob("*.py")
         if re.search(r"[\"']Of ", path.read_text(encoding="utf-8"))
         for node in ast.walk(tree_of(path))

@@ -451,7 +451,7 @@ HONEST = [
 
 
 WRITTEN = Path(__file__).parents[1] / "data" / "archives"
-"""Of GNU tar -J, -j and --zstd, xz -9e, -T2 and --check=sha256, zstd -19, pzstd, and streams behind each other."""
+"""Archives by GNU tar -J, -j and --zstd, xz -9e, -T2 and --check=sha256, zstd -19, pzstd; streams behind each other."""
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in WRITTEN.iterdir()))
