@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from builder.attempt.desk import Named, PlanAnswer, Pointers, Unpacked
 from builder.attempt.plain import Failed, from_plain, to_json
-from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Start, framed, serve
+from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, ReaderStart, framed, serve
 from builder.errors import BuildError, PlatformError
 from builder.images.component import Component
 from builder.pipelines.base import Pipeline, PlanRequest
@@ -124,7 +124,7 @@ class Readers:
             stack.enter_context(channel).setblocking(False)
             with theirs:
                 passed = [theirs.fileno(), folder, note, *([] if source is None else [source])]
-                self._fork(to_json(Start(who=who, memory=budget.memory)), passed)
+                self._fork(to_json(ReaderStart(who=who, memory=budget.memory)), passed)
             try:
                 exchange = Exchange(channel, note, budget, check, ended=self._ended)
                 yield Reading(exchange.ask, exchange.where, budget)

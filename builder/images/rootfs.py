@@ -25,7 +25,7 @@ from isal import igzip, isal_zlib
 from builder.errors import BuildError, PlatformError
 from builder.images.gather import shown
 from builder.images.layer import MEDIA_TYPE, PLAIN_TYPE, Layer
-from builder.images.tar import Damaged, Entry, Source, Tar
+from builder.images.tar import ByteReader, Damaged, Entry, Tar
 from builder.text import visible
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -175,7 +175,7 @@ class _Room:
 class _Hashed:
     """A stream that is hashed and counted as it is read."""
 
-    def __init__(self, inner: Source, room: _Room) -> None:
+    def __init__(self, inner: ByteReader, room: _Room) -> None:
         self.inner = inner
         self.room = room
         self.hasher = hashlib.sha256()

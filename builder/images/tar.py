@@ -34,7 +34,7 @@ class Damaged(Exception):
     """What is read is no tar, or ends too early; the text names how."""
 
 
-class Source(Protocol):
+class ByteReader(Protocol):
     """Whatever gives the next bytes, at most `size`; none only at the end."""
 
     def read(self, size: int, /) -> bytes: ...
@@ -60,7 +60,7 @@ class Entry:
 class Tar:
     """The entries of a tar in their order, each with its data until the next one is asked for."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ByteReader) -> None:
         self._source = source
         self._buffer = memoryview(b"")
         self._left = self._padding = 0

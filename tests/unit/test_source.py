@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from builder.errors import BuildError
 from builder.source.digest import code_hash
-from builder.source.sniff import Kind, sniff
+from builder.source.sniff import SourceKind, sniff
 from builder.source.tree import DictTree, DirTree
 from builder.source.unpack import ArchiveLimits, unpack, write_single
 from builder.stores.folder import FolderStore
@@ -127,8 +127,8 @@ def test_a_single_file_must_be_text(tmp_path: Path, data: bytes, reason: str) ->
 
 
 def test_text_is_told_from_bytes_even_when_the_head_ends_inside_a_character() -> None:
-    assert sniff(b"a" * 4095 + "ü".encode()[:1]) is Kind.TEXT
-    assert sniff(b"\xff\xfe\xff\xff\xff") is Kind.OTHER
+    assert sniff(b"a" * 4095 + "ü".encode()[:1]) is SourceKind.TEXT
+    assert sniff(b"\xff\xfe\xff\xff\xff") is SourceKind.OTHER
 
 
 def test_a_tree_shows_no_link(tmp_path: Path) -> None:
