@@ -8,8 +8,8 @@ from typing import TypeVar, cast
 
 from google.protobuf.message import Message
 
-from builder.claims.judged import judged
 from builder.client.api import CHUNK_BYTES, Api
+from builder.client.judged import judged
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.routes import ARCHIVE_PATH, SOURCE_PATH
 

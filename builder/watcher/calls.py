@@ -8,8 +8,8 @@ from typing import Protocol, TypeVar, cast
 
 from google.protobuf.message import Message
 
-from builder.claims.judged import judged
 from builder.client.api import Api
+from builder.client.judged import judged
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 Answer = TypeVar("Answer", bound=Message)
