@@ -50,8 +50,18 @@ def sessions(more: Sequence[str] = ()) -> list[Command]:
 
 
 def unit_sessions() -> list[Command]:
-    """The commands of the unit tests."""
-    pytest = (sys.executable, "-m", "pytest", "-q", "-o", "tmp_path_retention_policy=failed", "tests/unit")
+    """The commands of the unit tests but the slow ones, which `make test-apart` runs."""
+    pytest = (
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "not slow",
+        "-o",
+        "tmp_path_retention_policy=failed",
+        "tests/unit",
+    )
     return [(*pytest, f"--part={part}/{UNIT_LANES}") for part in range(1, UNIT_LANES + 1)]
 
 

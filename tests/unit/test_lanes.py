@@ -27,6 +27,11 @@ def test_make_test_runs_the_slow_tests() -> None:
     assert {"test-unit", "test-apart"} <= set(line.split())
 
 
+def test_each_unit_test_is_run_by_the_unit_sessions_or_apart() -> None:
+    apart = [line for line in (lanes.ROOT / "Makefile").read_text().splitlines() if line.endswith("-m slow tests/unit")]
+    assert len(apart) == 1 and all(command[4:6] == ("-m", "not slow") for command in lanes.unit_sessions())
+
+
 def test_what_takes_longest_comes_first() -> None:
     first, *others = lanes.sessions(["tests/cluster"])
     assert first[3:] == ("tests/cluster",) and others == lanes.sessions()
