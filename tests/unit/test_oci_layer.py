@@ -217,6 +217,7 @@ names = st.binary(min_size=1, max_size=255).filter(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
