@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 import builder
 from builder import pipelines
 from builder.pipelines.base import Linked, Manifested
@@ -37,12 +39,14 @@ NOT_OF_A_RUNTIME = {
 """Where a text names one, and whose fact it is."""
 
 
+@pytest.mark.slow
 def test_a_fact_of_a_runtime_is_in_its_pipeline() -> None:
     folder = Path(builder.__file__).parent
     found = {
         path.relative_to(folder).as_posix(): text[:80]
         for path in folder.rglob("*.py")
         if not {"dodil", "pipelines"} & set(path.parts) and path.name != "doc.py"
+        if FACT.search(path.read_text(encoding="utf-8"))
         for text in strings_of(path)
         if FACT.search(OURS.sub("", text))
     }
