@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 
+from builder.images import together as together_module
 from builder.images.together import AT_ONCE, Halted, together
 
 LONG_S = 120.0
@@ -99,13 +101,23 @@ def test_no_call_begins_after_a_failure() -> None:
     assert began == [], "each thread is free only once its call has failed"
 
 
-def test_an_interrupt_of_the_caller_ends_the_calls_between_their_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    halted = list[bool]()
+@pytest.mark.parametrize("where", ["in its own call", "while it waits for the others"])
+def test_an_interrupt_of_the_caller_ends_the_calls_between_their_pieces(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    both, caller, halted = threading.Barrier(2), threading.current_thread(), list[bool]()
+    waits = wait
 
-    def interrupted(futures: object) -> None:
+    def interrupted(futures: list[Future[None]]) -> object:
+        monkeypatch.setattr(together_module, "wait", waits)
         raise KeyboardInterrupt
 
-    def goes_on(check: Callable[[], None]) -> None:
+    def call(check: Callable[[], None]) -> None:
+        both.wait(LONG_S)  # so each thread has one
+        if threading.current_thread() is caller:
+            if where == "in its own call":
+                raise KeyboardInterrupt
+            return
         try:
             while True:
                 check()
@@ -113,7 +125,20 @@ def test_an_interrupt_of_the_caller_ends_the_calls_between_their_pieces(monkeypa
             halted.append(True)
             raise
 
-    monkeypatch.setattr("builder.images.together.wait", interrupted)
+    if where == "while it waits for the others":
+        monkeypatch.setattr(together_module, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        together([goes_on, goes_on])
-    assert len(halted) <= 2, "none, where the interrupt came before the first began"
+        together([call, call])
+    assert halted == [True], "nobody runs any more"
+
+
+def test_where_no_thread_is_free_the_caller_makes_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, pool = threading.Event(), ThreadPoolExecutor(1)
+    monkeypatch.setattr(together_module, "_pools", [pool])
+    pool.submit(busy.wait, LONG_S)
+    try:
+        threads = together([lambda check: threading.current_thread()] * 6)
+        assert threads == [threading.current_thread()] * 6
+    finally:
+        busy.set()
+        pool.shutdown()
