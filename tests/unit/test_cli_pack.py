@@ -226,16 +226,39 @@ def test_a_path_that_no_file_system_takes_does_not_exist(path: str) -> None:
         pack(path, io.BytesIO())
 
 
+def _refuse(*args: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
 def test_a_file_that_may_not_be_read_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.py").write_text("x")
-
-    def refuse(*args: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "open", _refuse)
     with pytest.raises(BuildError, match=r"a.py cannot be read: Permission denied") as caught:
         pack(str(tmp_path / "a.py"), io.BytesIO())
     assert caught.value.reason == "InvalidRequest"
+
+
+def test_a_file_of_a_folder_that_may_not_be_read_is_named_before_anything_reads_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text("x")
+    (tmp_path / "go.mod").write_text("module x")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "go.mod")
+    monkeypatch.setattr(Path, "open", _refuse)
+    with pytest.raises(BuildError, match=r"go.mod cannot be read: Permission denied") as caught:
+        pack(str(tmp_path), io.BytesIO())
+    assert (caught.value.reason, caught.value.where) == ("InvalidRequest", "go.mod")
+
+
+def test_a_link_and_a_file_that_is_left_out_need_not_be_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text("x")
+    (tmp_path / "link").symlink_to("a.py")
+    (tmp_path / ".env").write_text("SECRET=1")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name == "a.py")
+    monkeypatch.setattr(Path, "open", _refuse)
+    assert pack(str(tmp_path), io.BytesIO()).folder is not None
 
 
 def test_a_file_that_shrinks_while_it_is_read_ends_the_packing(tmp_path: Path) -> None:
