@@ -60,6 +60,15 @@ DISK_ERRORS = frozenset(
 )
 """What a machine answers whose disk is full, read-only or broken, or whose folder is another user's."""
 
+_FILES = ("open files", "Raise the limit (ulimit -n), or end what holds many.")
+LIMIT_ERRORS = {
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EAGAIN: ("processes or threads", "Raise the limit (ulimit -u, pids of its container), or end what runs."),
+    errno.ENOMEM: ("memory", "Raise the limit (ulimit -v, that of its container), or end what holds much."),
+}
+"""What a machine answers when it gives a process no more of something: what that is, and what mends it."""
+
 
 class Stop(Exception):
     """A command ends here. `verdict` is REFUSED, LOST, LEFT, CANCELLED or BROKEN; `reason` a word of the table or of
@@ -201,14 +210,45 @@ def of_disk(error: OSError, folders: Mapping[str, str]) -> Stop | None:
         folder = Path(path)
         if path and (at.is_relative_to(folder) or folder.is_relative_to(at)):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            return Stop(
+            return _of_machine(
                 "NodeDiskFull" if full else "Internal",
                 f"{at} cannot be written: {error.strerror}",
-                exit_code=EXIT_CODES[ErrorClass.PLATFORM],
-                error_class="platform",
                 where=name,
                 next="Free space on its disk."
                 if full
                 else f"Name a folder that you may write: IGNITE_BUILDER_{name.upper()}=FOLDER",
             )
     return None
+
+
+def of_limit(error: Exception) -> Stop | None:
+    """What an error means whose cause is a limit of this process or machine: open files, processes, memory. None for
+    any other."""
+    if isinstance(error, OSError):
+        lacking = LIMIT_ERRORS.get(error.errno or 0)
+    elif isinstance(error, MemoryError):
+        lacking = LIMIT_ERRORS[errno.ENOMEM]
+    elif isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        lacking = LIMIT_ERRORS[errno.EAGAIN]
+    else:
+        lacking = None
+    if lacking is None:
+        return None
+    what, step = lacking
+    return _of_machine("Internal", f"this machine gives {PROG} no more {what}", where="", next=step)
+
+
+def of_store(why: str, *, full: bool, where: str) -> Stop:
+    """The store of this machine takes or gives nothing; `why` in its own words, `where` names its setting."""
+    return _of_machine(
+        "NodeDiskFull" if full else "Internal",
+        f"the store does not answer: {why}",
+        where=where,
+        next="Free space on its disk." if full else "See that nothing holds or damages it, and try again.",
+    )
+
+
+def _of_machine(reason: str, message: str, *, where: str, next: str) -> Stop:
+    """A condition of this machine: 75, the platform's."""
+    code = EXIT_CODES[ErrorClass.PLATFORM]
+    return Stop(reason, message, exit_code=code, error_class="platform", where=where, next=next)
