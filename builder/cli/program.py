@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import builder
 from builder.cli.context import Context, Out
 from builder.cli.options import Common, split_common, wants_json
-from builder.cli.stop import OUR_BUG, PROG, Stop, interrupted, of_disk, of_limit, of_store, refused_here
+from builder.cli.stop import OUR_BUG, PROG, Stop, interrupted, no_temporary, of_disk, of_limit, of_store, refused_here
 from builder.errors import BuildError
 
 if TYPE_CHECKING:
@@ -92,7 +92,13 @@ def _of_disk(context: Context, error: Exception) -> Stop | None:
         settings = context.loaded().settings
     except Exception:
         return None
-    return of_disk(error, {"data_dir": settings.data_dir, "node_dir": settings.node_dir})
+    from tempfile import gettempdir
+
+    try:
+        temporary = gettempdir()
+    except FileNotFoundError as none:  # its words name the folders that were tried
+        return no_temporary(none)
+    return of_disk(error, {"data_dir": settings.data_dir, "node_dir": settings.node_dir, "TMPDIR": temporary})
 
 
 def _of_store(context: Context, error: Exception) -> Stop | None:

@@ -6,6 +6,7 @@ A refused call ends with the contract's table (section 1), a build with its clas
 from __future__ import annotations
 
 import errno
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -202,23 +203,28 @@ def reason_of(code: str) -> str:
 
 def of_disk(error: OSError, folders: Mapping[str, str]) -> Stop | None:
     """What keeps this machine from writing into a folder of the settings, or above it, where it must be made; None for
-    any other error. `folders`: setting → path."""
-    if error.errno not in DISK_ERRORS or not isinstance(error.filename, str):
+    any other error. `folders`: setting, or variable in capitals → path."""
+    if error.errno not in DISK_ERRORS:
         return None
-    at = Path(error.filename)
-    for name, path in folders.items():
+    named = [Path(name) for name in (error.filename2, error.filename) if isinstance(name, str)]  # a copy names both
+    for at, (name, path) in itertools.product(named, folders.items()):
         folder = Path(path)
         if path and (at.is_relative_to(folder) or folder.is_relative_to(at)):
+            variable = name if name.isupper() else f"IGNITE_BUILDER_{name.upper()}"
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             return _of_machine(
                 "NodeDiskFull" if full else "Internal",
                 f"{at} cannot be written: {error.strerror}",
                 where=name,
-                next="Free space on its disk."
-                if full
-                else f"Name a folder that you may write: IGNITE_BUILDER_{name.upper()}=FOLDER",
+                next="Free space on its disk." if full else f"Name a folder that you may write: {variable}=FOLDER",
             )
     return None
+
+
+def no_temporary(error: OSError) -> Stop:
+    """This machine has no folder for temporary files."""
+    step = "Free space there, or name a folder that you may write: TMPDIR=FOLDER"
+    return _of_machine("Internal", str(error.strerror or error), where="TMPDIR", next=step)
 
 
 def of_limit(error: Exception) -> Stop | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,30 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
     ran = run("ls", settings=Settings(data_dir=str(tmp_path / "home" / "data"), node_dir=str(tmp_path / "node")))
     assert ran.code == 75 and "REFUSED  Internal" in ran.err and "data_dir" in ran.err, ran
     assert "bug of ours" not in ran.err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_the_folder_for_temporary_files_is_named_by_its_variable(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/tmp/mine")
+    copied = OSError(number, "words", "/src/a.py", None, "/tmp/mine/ignite-plan-1/src/a.py")
+    ran = _run_into(copied, tmp_path, monkeypatch)
+    assert ran.code == 75 and "ignite-plan-1/src/a.py cannot be written: words" in ran.err, ran
+    assert "TMPDIR" in ran.err and "IGNITE_BUILDER_TMPDIR" not in ran.err
+
+
+def test_a_machine_without_a_folder_for_temporary_files_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    def none() -> str:
+        raise error
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    ran = _run_into(error, tmp_path, monkeypatch)
+    assert ran.code == 75 and "No usable temporary directory" in ran.err and "TMPDIR=FOLDER" in ran.err, ran
 
 
 _LIMITS = [

@@ -104,7 +104,20 @@ def _mirror(found: FoundFolder, root: Path) -> None:
             try:
                 os.link(found.root / entry.path, there)
             except OSError:
-                shutil.copy(found.root / entry.path, there)
+                _copy(found.root / entry.path, entry.path, there)
+
+
+def _copy(source: Path, name: str, there: Path) -> None:
+    """Raises `BuildError` InvalidRequest for a file that is gone since the folder was read, or became unreadable."""
+    try:
+        shutil.copy(source, there)
+    except OSError as error:
+        if os.access(source, os.R_OK):
+            raise
+        message = f"{shown(name)} cannot be read: {error.strerror}"
+        raise BuildError(
+            "InvalidRequest", message, where=shown(name), next="Build again once nothing changes the folder"
+        ) from None
 
 
 def plan(
