@@ -28,6 +28,7 @@ test-unit: setup ## only the fast tests, which cannot open a socket or start a p
 # Tests of one process and its store each (tests/lanes.py has all other end-to-end ones): one a core.
 # Rewriting the assertions takes each process seconds: what is rewritten is kept, whatever PYTHONDONTWRITEBYTECODE says.
 test-apart: setup ## slow tests, which touch nothing either, explorations of the store, the store on PostgreSQL
+	PYTHONDONTWRITEBYTECODE= $(RUN)python -m pytest -q -m slow tests/unit
 	PYTHONDONTWRITEBYTECODE= $(RUN)python -m pytest tests/slow tests/e2e/test_exploration.py tests/e2e/test_store_postgres.py -n auto --maxprocesses 4 --dist worksteal
 
 test-e2e: test-apart ## no unit tests, all others but the cluster's

@@ -91,7 +91,7 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os
     return Loaded(settings=settings, origins=origins)
 
 
-Source = tuple[dict[str, Any], "str | dict[str, str]"]
+SettingsSource = tuple[dict[str, Any], "str | dict[str, str]"]
 
 
 def _bundles(environ: Mapping[str, str]) -> Iterator[str]:
@@ -100,7 +100,7 @@ def _bundles(environ: Mapping[str, str]) -> Iterator[str]:
     yield from CA_FILES
 
 
-def _defaults(environ: Mapping[str, str]) -> Source:
+def _defaults(environ: Mapping[str, str]) -> SettingsSource:
     """Defaults that depend on the machine. The build user cannot enter root's home, so nodes live below /var."""
     home = Path(environ.get("XDG_DATA_HOME") or Path(environ.get("HOME", "/")) / ".local/share") / "ignite-builder"
     is_root = os.geteuid() == 0
@@ -126,7 +126,7 @@ def _index_env(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: text for one in indexes.shipped().values() for name, text in one.from_machine(environ).items()}
 
 
-def _file(environ: Mapping[str, str]) -> Source:
+def _file(environ: Mapping[str, str]) -> SettingsSource:
     base = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config")
     path = Path(environ.get(PREFIX + "CONFIG") or base / "ignite-builder" / "config.toml")
     if not path.is_file():
@@ -162,7 +162,7 @@ def _hints() -> Mapping[str, object]:
     return get_type_hints(Settings)
 
 
-def _environment(environ: Mapping[str, str]) -> Source:
+def _environment(environ: Mapping[str, str]) -> SettingsSource:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     hints = _hints()
@@ -225,7 +225,7 @@ def handed_over(settings: Settings) -> Iterator[dict[str, str]]:
         yield env | {HANDED_OVER: f"/proc/{os.getpid()}/fd/{descriptor}"}
 
 
-def _handed(place: str) -> Source:
+def _handed(place: str) -> SettingsSource:
     """All settings of the process that started this one."""
     try:
         values = msgspec.json.decode(Path(place).read_bytes(), type=dict[str, Any])

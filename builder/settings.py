@@ -316,7 +316,7 @@ def _check_index_env(variables: dict[str, str]) -> None:
 def _check_import_hosts(hosts: tuple[str, ...]) -> None:
     for host in hosts:
         if not (found := _HOST.fullmatch(host)) or int(found[1] or 443) > 65535:
-            raise ValueError(f"{host[:80]!r} is no host; it takes HOST or HOST:PORT, such as deno.land")
+            raise ValueError(f"{host[:80]!r} is no host; it takes HOST or HOST:PORT, such as files.example.org")
 
 
 def _check_image(reference: str) -> None:

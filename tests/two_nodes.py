@@ -145,7 +145,7 @@ def assert_apart(here: Server, elsewhere: Server) -> None:
 
 
 def _conditions_of(server: Server) -> list[Condition]:
-    """Of the worker's parent process and of each that builds, once all of these are forked."""
+    """The conditions of the worker's parent process and of each that builds, once all of these are forked."""
     assert server.embedded.worker is not None
     parent, count = server.embedded.worker.pid, 1 + server.embedded.settings.slots
 

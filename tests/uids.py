@@ -12,22 +12,22 @@ LANE = int(os.environ.get("TEST_LANE", "0"))
 LANE_UIDS = 1700
 FIRST_UID = int(os.environ.get("TEST_BUILD_UID", "62100")) + LANE * LANE_UIDS
 SANDBOX = FIRST_UID - 99
-"""Of a sandbox without a service."""
+"""The user of a sandbox without a service."""
 SERVER = FIRST_UID - 50
-"""Of the fixture `server` and of whoever shares its package caches: what one user keeps there another cannot enter."""
+"""The users of the fixture `server` and of who shares its package caches: what one keeps there another cannot enter."""
 SERVERS = range(FIRST_UID, FIRST_UID + 1000, 20)
-"""Of further servers, one each; a server takes its slots' uids after it and the one before it."""
+"""The users of further servers, one each; a server takes its slots' uids after it and the one before it."""
 CRASH = FIRST_UID + 1000
 NODE = FIRST_UID + 1300
 LOCAL = FIRST_UID + 1350
-"""Of builds without a server."""
+"""The users of builds without a server."""
 WHEEL = FIRST_UID + 1400
-"""Of builds by an installed wheel."""
+"""The users of builds by an installed wheel."""
 READER = FIRST_UID - 110
-"""Of readers without a service; its group is the next number."""
+"""The user of readers without a service; its group is the next number."""
 EDGES = FIRST_UID + 1450
-"""Of the node that the probes of the edges attack."""
+"""The users of the node that the probes of the edges attack."""
 CLUSTER = FIRST_UID + 1545
-"""Of the workers of the cluster suite, of which one runs at a time: it takes no turn among other sessions."""
+"""The users of the cluster suite's workers; one suite runs at a time: it takes no turn among other sessions."""
 CHAOS = FIRST_UID + 1500
-"""Of histories of kills, 20 for each that runs at once."""
+"""The users of histories of kills, 20 for each that runs at once."""

@@ -81,7 +81,7 @@ def nothing_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 FIRST_ENGINE: list[Engine] = []
-"""Of this process."""
+"""The first engine of this process, once there is one."""
 
 
 @pytest.fixture(autouse=True, scope="module")

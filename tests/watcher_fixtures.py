@@ -67,7 +67,7 @@ class Board:
         self.adopted: list[str] = []
         self.away = False
         self.takes_newest = True
-        """Of a control side of an earlier version False."""
+        """False of a control side of an earlier version."""
 
         self.loses_answers = 0
         """How many answers to an adoption are lost after they were given."""

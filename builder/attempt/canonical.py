@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from builder.errors import BuildError, PlatformError
-from builder.images.gather import Kind, LayerEntry
+from builder.images.gather import EntryKind, LayerEntry
 from builder.images.layer import tar_header
 from builder.source.below import open_file, walk
 from builder.source.digest import code_hash
@@ -91,7 +91,7 @@ def _pieces(root: Path, entries: Iterable[LayerEntry], check: Callable[[], None]
     for entry in entries:
         check()
         yield tar_header(entry, MTIME)
-        if entry.kind is Kind.FILE:
+        if entry.kind is EntryKind.FILE:
             yield from _content(root, entry, check)
     yield bytes(2 * RECORD)
 
@@ -120,14 +120,14 @@ def _entries(root: Path, below: str, part: Callable[[str], bool] | None) -> list
         name = os.fsencode(one.path)
         for above in PurePosixPath(one.path).parents:
             if (folder := os.fsencode(above)) != b".":
-                found.setdefault(folder, LayerEntry(name=folder, kind=Kind.FOLDER, mode=0o755))
+                found.setdefault(folder, LayerEntry(name=folder, kind=EntryKind.FOLDER, mode=0o755))
         if stat.S_ISDIR(one.mode):
-            found[name] = LayerEntry(name=name, kind=Kind.FOLDER, mode=0o755)
+            found[name] = LayerEntry(name=name, kind=EntryKind.FOLDER, mode=0o755)
         elif stat.S_ISLNK(one.mode):
             target = os.fsencode(os.readlink(one.name, dir_fd=one.folder))
-            found[name] = LayerEntry(name=name, kind=Kind.LINK, mode=0o777, target=target)
+            found[name] = LayerEntry(name=name, kind=EntryKind.LINK, mode=0o777, target=target)
         elif stat.S_ISREG(one.mode):
             size = os.stat(one.name, dir_fd=one.folder, follow_symlinks=False).st_size
             mode = 0o755 if one.mode & stat.S_IXUSR else 0o644
-            found[name] = LayerEntry(name=name, kind=Kind.FILE, mode=mode, size=size)
+            found[name] = LayerEntry(name=name, kind=EntryKind.FILE, mode=mode, size=size)
     return sorted(found.values(), key=lambda entry: entry.name.split(b"/"))

@@ -36,7 +36,7 @@ SOURCE = Path("src")
 """The working copy, relative to the work folder that a reader stands in: whatever is above it may be closed to it."""
 STUBS = Path("fetch")
 """What a step with a network sees, likewise."""
-NO_COMPONENT = "A program for wasm32-wasip2 is a component: nothing of the source may write another file there."
+NO_COMPONENT = "A program for this target is a component: nothing of the source may write another file there."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -228,10 +228,10 @@ def opened(folder: Path | int, path: str) -> Iterator[IO[bytes]]:
 
 
 def _copy(file: IO[bytes], store: Path, wanted: WantedFile, limit: int, check: Callable[[], None]) -> None:
+    algorithm = wanted.digest.partition(":")[0]
+    hasher, size = hashlib.new("sha256" if algorithm == "h1" else algorithm), 0
     fd, partial = tempfile.mkstemp(prefix=".partial-", dir=store)
     try:
-        algorithm = wanted.digest.partition(":")[0]
-        hasher, size = hashlib.new("sha256" if algorithm == "h1" else algorithm), 0
         with open(fd, "w+b") as out:
             while chunk := file.read(CHUNK):
                 check()

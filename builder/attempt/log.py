@@ -44,9 +44,9 @@ class Log:
         self.spool.add(self.now_ms(), self.phase_name, stream, self.mask.text(log_line(line)))
 
     @contextmanager
-    def output(self, each: Callable[[str, str], None]) -> Iterator[Output]:
+    def output(self, each: Callable[[str, str], None]) -> Iterator[OutputLines]:
         """What a command prints; `each` gets (stream, line) as a log has it. At the end no line waits."""
-        output = Output(self.mask, each)
+        output = OutputLines(self.mask, each)
         try:
             yield output
         finally:
@@ -77,7 +77,7 @@ class Log:
         )
 
 
-class Output:
+class OutputLines:
     """Raw lines of a command into lines of a log: whole characters, nothing that acts on a terminal, no secret.
 
     The mask comes last: an escape sequence inside a secret would hide it from an earlier one.

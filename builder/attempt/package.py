@@ -43,14 +43,15 @@ def package(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] = ()) 
     elif base is None:
         raise BuildError("Internal", f"{bound.plan.toolchain.name} has no base image to build on")
     else:
-        image = _image(attempt, bound.toolchain, output, base)
+        image = _image(attempt, bound, output, base)
     return Packaged(image=image, materials=(*bound.materials, *fetched))
 
 
-def _image(attempt: Attempt, toolchain: Provided, output: Output, base: BaseImage) -> Image:
+def _image(attempt: Attempt, bound: Bound, output: Output, base: BaseImage) -> Image:
+    toolchain = bound.toolchain
     _require_layers(base)
     require_shown(attempt)
-    require_program(attempt, toolchain, output)
+    require_program(attempt, toolchain, output, bound.plan.detection.runtime)
     layers: list[Layer] = []
     left = attempt.node.settings.artifact_bytes
     for index, source in enumerate(output.layers):

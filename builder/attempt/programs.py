@@ -11,6 +11,7 @@ from builder.attempt.attempt import Attempt
 from builder.errors import BuildError
 from builder.images.gather import open_source
 from builder.images.store import images_of
+from builder.pipelines.base import Linked
 from builder.plan import Output
 from builder.sandbox.compose import resolve_inside
 from builder.toolchains.elf import loader_of
@@ -36,12 +37,13 @@ def host_path(attempt: Attempt, toolchain: Provided, inside: str) -> Path:
     raise BuildError("Internal", f"{inside} is nowhere on this node")
 
 
-def require_program(attempt: Attempt, toolchain: Provided, output: Output) -> None:
+def require_program(attempt: Attempt, toolchain: Provided, output: Output, runtime: str) -> None:
     """Raise `BuildError` StartFailed where a layer of this build holds what is to run and that is no program.
 
     What is absent or no plain file is left to packaging, which names it.
     """
     entry = PurePosixPath(output.program)
+    pipeline = next((one for one in attempt.node.known if runtime == one.NAME), None)
     for layer in reversed(output.layers):
         if not entry.is_relative_to(layer.dest):
             continue
@@ -63,15 +65,14 @@ def require_program(attempt: Attempt, toolchain: Provided, output: Output) -> No
                 "StartFailed",
                 f"{entry} cannot be started: it is {why}",
                 where=str(entry),
-                next="The package that is built must be a program (package main) for linux/amd64.",
+                next=pipeline.NO_PROGRAM if isinstance(pipeline, Linked) else "Build a program for linux/amd64.",
             )
         if loader and not _has(attempt, toolchain, output, loader):
             raise BuildError(
                 "StartFailed",
                 f"{entry} cannot be started: it is linked for the loader {loader}, which is not in the image",
                 where=str(entry),
-                next="Link it statically: leave out what says otherwise, such as -crt-static in .cargo/config.toml or "
-                "-buildmode=pie.",
+                next=pipeline.NOT_STATIC if isinstance(pipeline, Linked) else "Link it statically.",
             )
         return
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from builder.attempt.desk import Named, PlanAnswer, Pointers, Unpacked
 from builder.attempt.plain import Failed, from_plain, to_json
-from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Start, framed, serve
+from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, ReaderStart, framed, serve
 from builder.errors import BuildError, PlatformError
 from builder.images.component import Component
 from builder.pipelines.base import Pipeline, PlanRequest
@@ -86,15 +86,18 @@ class Readers:
         self._reader: _Reader | None = None
 
     def start(self) -> None:
-        """Fork it, unless it is there."""
+        """Fork it, unless it is there. Raises OSError where the machine has no room for a process."""
         if self._control is not None:
             return
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         owner = os.getpid()
-        with theirs:
-            pid = os.fork()
-            if pid == 0:
-                serve(theirs, self._known, self._catalog, owner, images=self._images)
+        with ExitStack() as unless_forked:
+            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            unless_forked.enter_context(mine)
+            with theirs:
+                pid = os.fork()
+                if pid == 0:
+                    serve(theirs, self._known, self._catalog, owner, images=self._images)
+            unless_forked.pop_all()
         self._control = mine
         self._close = weakref.finalize(self, _end, mine, pid, owner)
 
@@ -121,7 +124,7 @@ class Readers:
             stack.enter_context(channel).setblocking(False)
             with theirs:
                 passed = [theirs.fileno(), folder, note, *([] if source is None else [source])]
-                self._fork(to_json(Start(who=who, memory=budget.memory)), passed)
+                self._fork(to_json(ReaderStart(who=who, memory=budget.memory)), passed)
             try:
                 exchange = Exchange(channel, note, budget, check, ended=self._ended)
                 yield Reading(exchange.ask, exchange.where, budget)

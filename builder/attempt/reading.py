@@ -46,7 +46,7 @@ CODECS = ("ascii", "cp437", "latin-1", "utf-8-sig", "utf-16-be", "utf-16-le", "u
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class ReaderStart:
     """What a reader is forked for; descriptors come with it: channel, work folder, note, and the source where any."""
 
     who: tuple[int, int] | None
@@ -171,7 +171,7 @@ def _wait_and_read(
         if not data:
             _gone(0)
         channel.close()
-        _read(from_plain(Start, json.loads(data)), received, known, catalog, parent)
+        _read(from_plain(ReaderStart, json.loads(data)), received, known, catalog, parent)
     except BaseException:
         _gone(1)
 
@@ -206,7 +206,9 @@ def _cut_off(control: socket.socket) -> None:
     os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
-def _read(start: Start, received: list[int], known: tuple[Pipeline, ...], catalog: Catalog, parent: int) -> NoReturn:
+def _read(
+    start: ReaderStart, received: list[int], known: tuple[Pipeline, ...], catalog: Catalog, parent: int
+) -> NoReturn:
     """Be a reader to the end."""
     channel, work, note, *source = received
     try:

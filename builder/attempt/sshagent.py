@@ -20,14 +20,15 @@ def serving(path: Path, agent: Agent, owner: tuple[int, int] | None) -> Iterator
     A socket's address has at most 107 bytes, and a work folder's path may have more: its descriptor stands for it.
     """
     listener = socket.socket(socket.AF_UNIX)
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        finally:
+            os.close(folder)
     except BaseException:
         listener.close()
         raise
-    finally:
-        os.close(folder)
     server = _Server(listener, agent)
     try:
         path.chmod(0o600)

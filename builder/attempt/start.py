@@ -27,6 +27,7 @@ from builder.attempt.programs import host_path
 from builder.claims.outcome import Start, StartStatus
 from builder.errors import BuildError, PlatformError
 from builder.images.gather import open_source
+from builder.images.runnable import user_of
 from builder.images.store import images_of
 from builder.pipelines.arguments import FILES
 from builder.plan import ComponentOutput, Output
@@ -213,7 +214,7 @@ class Trial:
         root = sandbox.Root(rootfs=images.rootfs(base.digest), mounts=tuple(mounts))
         env = dict(base.env) | dict(output.env)
         command = app.command(
-            output.entrypoint, env, cwd=output.workdir, user=output.user, root=root, work=self._folder
+            output.entrypoint, env, cwd=output.workdir, user=user_of(output.user), root=root, work=self._folder
         )
         return command, root
 

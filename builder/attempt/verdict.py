@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from builder.attempt.attempt import DISCARDED, Attempt
 from builder.claims.outcome import Outcome
 from builder.errors import BuildError, ErrorClass, PlatformError
+from builder.pipelines.base import Manifested
 from builder.pipelines.private import PORT
 from builder.plan import Diagnosis, Plan, Step
 from builder.sandbox import Room, room
@@ -34,7 +35,6 @@ NOTHING_LEFT = (1024 * 1024, 64)
 NEARLY = 2
 """Part of a limit, one in so many: less is left where a tool names a full disk. It removes what it did not finish."""
 LINE_LIMIT = 2000
-NAMED_IN = ("go.mod", "pyproject.toml", "uv.lock", "pylock.toml", "requirements.txt")
 SEARCH_LIMIT = 4 * 1024 * 1024
 
 _FULL = re.compile(
@@ -159,7 +159,9 @@ def of_refused(attempt: Attempt, plan: Plan, result: StepResult, found: Diagnosi
     if not result.refused or found.reason not in ("StepFailed", "PackageIndexUnavailable"):
         return None
     tree = DirTree(attempt.source)
-    names = tuple(dict.fromkeys((*plan.materials, *NAMED_IN)))
+    pipeline = next((one for one in attempt.node.known if plan.detection.runtime == one.NAME), None)
+    manifests = pipeline.MANIFESTS if isinstance(pipeline, Manifested) else ()
+    names = tuple(dict.fromkeys((*plan.materials, *manifests)))
     for host, where in ((one, where) for one in result.refused if (where := _named(tree, names, one))):
         message = f"{where} leads to {host}, which is none of the package indexes of this builder"
         next_step = "Take the package by name and version from a configured index, or ask the operator for this host."

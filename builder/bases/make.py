@@ -26,7 +26,7 @@ from builder.bases.debian import (
     read_sources,
     run_process,
 )
-from builder.bases.recipe import Recipe, read_recipes
+from builder.bases.recipe import ImageRecipe, read_recipes
 from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
 from builder.images.layer import write_layer
@@ -67,7 +67,7 @@ def build_base(
 
 def make_image(
     images: ImageStore,
-    recipe: Recipe,
+    recipe: ImageRecipe,
     *,
     refresh: bool = False,
     apt: Path = Path("/etc/apt"),
@@ -94,7 +94,7 @@ def make_image(
             return images.put(image, recipe.name, recipe.digest)
 
 
-def made_from(images: ImageStore, recipe: Recipe) -> BaseImage | None:
+def made_from(images: ImageStore, recipe: ImageRecipe) -> BaseImage | None:
     """The image of this name where it was made from this very recipe."""
     known = images.get(recipe.name)
     if known is None:
@@ -113,7 +113,7 @@ def _exclusive(images: ImageStore, name: str) -> Iterator[None]:
         yield
 
 
-def _make(recipe: Recipe, work: Path, apt: Path, run: Run, progress: Progress) -> Image:
+def _make(recipe: ImageRecipe, work: Path, apt: Path, run: Run, progress: Progress) -> Image:
     debs = work / "debs"
     debs.mkdir()
     mirrors = mirror_lines(read_sources(apt), recipe.suite)
@@ -151,7 +151,7 @@ def _make(recipe: Recipe, work: Path, apt: Path, run: Run, progress: Progress) -
     return build_image(None, (layer,), config)
 
 
-def _over(images: ImageStore, recipe: Recipe, image: Image, work: Path) -> Image:
+def _over(images: ImageStore, recipe: ImageRecipe, image: Image, work: Path) -> Image:
     """A public image with what its recipe puts over it; the image itself where that is nothing."""
     if not (recipe.files or recipe.links or recipe.folders):
         return image
@@ -168,7 +168,7 @@ def _over(images: ImageStore, recipe: Recipe, image: Image, work: Path) -> Image
     return build_image(base, (layer,), ImageConfig(entrypoint=(), env=base.env, ports=()))
 
 
-def _check_versions(recipe: Recipe, packages: Sequence[DebianPackage]) -> None:
+def _check_versions(recipe: ImageRecipe, packages: Sequence[DebianPackage]) -> None:
     """A suite moves on: what came must be what the recipe is named after."""
     found = {package.name: package.version for package in packages}
     for name, wanted in recipe.versions:
@@ -178,7 +178,7 @@ def _check_versions(recipe: Recipe, packages: Sequence[DebianPackage]) -> None:
             raise BuildError("ToolchainUnavailable", message, next="Name the suite that has it in the recipe.")
 
 
-def furnish(rootfs: Path, recipe: Recipe) -> None:
+def furnish(rootfs: Path, recipe: ImageRecipe) -> None:
     """What maintainer scripts would have done, then the recipe's own files, then what it leaves out."""
     if recipe.ca_bundle:
         certificates = sorted((rootfs / CERTIFICATES).glob("*.crt"))
@@ -197,7 +197,7 @@ def furnish(rootfs: Path, recipe: Recipe) -> None:
     _strip(rootfs, recipe, added)
 
 
-def _strip(rootfs: Path, recipe: Recipe, added: set[str]) -> None:
+def _strip(rootfs: Path, recipe: ImageRecipe, added: set[str]) -> None:
     """Leave out what the recipe strips, and folders that are empty after it."""
     for folder, folders, files in os.walk(rootfs, topdown=False):
         here = Path(folder)

@@ -36,7 +36,7 @@ class Bytecode:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class ImageRecipe:
     """What is in a base or toolchain image. Paths are relative to its root.
 
     An image is either made of the Debian packages of a `suite`, or is the public image `reference`, with a layer of the
@@ -89,7 +89,7 @@ class Recipe:
         return not any(fnmatch.fnmatchcase(path, pattern) for pattern in self.keep)
 
 
-def read_recipes(folder: Path, file: str = FILE) -> dict[str, Recipe]:
+def read_recipes(folder: Path, file: str = FILE) -> dict[str, ImageRecipe]:
     """Name → recipe of `folder`/`file`. Raises `BuildError` InvalidRequest that names file and key."""
     path, name = folder / file, TABLES_OF[file]
     try:
@@ -119,7 +119,7 @@ OVER = ("files", "links", "folders")
 KEYS = tuple(key for key in (*TEXTS, *LISTS, *TABLES, "bytecode") if key not in TOOLCHAIN_KEYS)
 
 
-def _recipe(table: Mapping[str, Any], where: str, folder: Path, keys: tuple[str, ...]) -> Recipe:
+def _recipe(table: Mapping[str, Any], where: str, folder: Path, keys: tuple[str, ...]) -> ImageRecipe:
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in keys:
@@ -147,7 +147,7 @@ def _recipe(table: Mapping[str, Any], where: str, folder: Path, keys: tuple[str,
         values["folders"] = tuple((path, int(mode, 8)) for path, mode in values.get("folders", ()))
     except ValueError:
         raise BuildError("InvalidRequest", "folders: modes are octal texts", where=where) from None
-    return Recipe(**values)
+    return ImageRecipe(**values)
 
 
 def _bytecode(table: Mapping[str, Any], where: str, folder: Path) -> Bytecode:

@@ -63,7 +63,7 @@ def check_sources(options: BuildOptions) -> None:
         step = "Name a folder, a file, an archive or -, or use --git URL, --image REF or --rebase BUILD"
         raise mistake(what, where="PATH", next=step)
     if options.secret and options.path:
-        step = "Name the source with --image REF or --git URL; private modules of Go: --build-arg private_secret=NAME"
+        step = "Name the source with --image REF or --git URL; private modules: --build-arg private_secret=NAME"
         raise mistake("--secret is for a private image or repository", where="--secret", next=step)
     if options.submodules and not options.git:
         step = "Name the source with --git URL, or bring the files of the submodules with the folder"

@@ -188,6 +188,8 @@ class Api:
     def download(self, path: str) -> Iterator[bytes]:
         """Stream a body."""
         with self._stream(path) as response:
+            if _is_page(response):
+                raise ApiUnreachable("answered with a page, as a proxy does that wants a login")
             yield from response.iter_bytes(CHUNK_BYTES)
 
     def log(self, build_id: str, after: int = 0) -> Iterator[pb.LogEntry]:
@@ -257,7 +259,12 @@ class Api:
         if status >= 300:
             self.answered = True
             raise _refusal(response)
-        self.answered |= "html" not in response.headers.get("content-type", "")  # a page is a proxy's, for a login
+        self.answered |= not _is_page(response)
+
+
+def _is_page(response: httpx.Response) -> bool:
+    """Whether it is for a person: a proxy's, for a login."""
+    return "html" in response.headers.get("content-type", "")
 
 
 @functools.cache

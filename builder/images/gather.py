@@ -26,7 +26,7 @@ FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 WHITEOUT = b".wh."
 
 
-class Kind(enum.Enum):
+class EntryKind(enum.Enum):
     FOLDER = b"5"
     FILE = b"0"
     LINK = b"2"
@@ -37,7 +37,7 @@ class LayerEntry:
     """One path of the layer. `name` is relative to the image's root; `origin` is (source index, path in the source)."""
 
     name: bytes
-    kind: Kind
+    kind: EntryKind
     mode: int
     size: int = 0
     target: bytes = b""
@@ -62,9 +62,9 @@ class Gathered:
     def add(self, entry: LayerEntry) -> None:
         """A later source replaces a file of an earlier one; a folder stays a folder."""
         known = self.entries.get(entry.name)
-        if known is not None and known.kind is not entry.kind and Kind.FOLDER in (known.kind, entry.kind):
+        if known is not None and known.kind is not entry.kind and EntryKind.FOLDER in (known.kind, entry.kind):
             raise BuildError("Internal", f"{shown(entry.name)} is a folder in one source and not in another")
-        if known is None or entry.kind is not Kind.FOLDER:
+        if known is None or entry.kind is not EntryKind.FOLDER:
             self.entries[entry.name] = entry
         self.tar_bytes += TAR_BLOCK + entry.size
         if self.limit is not None and self.tar_bytes > self.limit:
@@ -144,7 +144,7 @@ def gather(
             parts = place_parts(place)
             _add_parents(gathered, parts[:-1])
             gathered.entries.pop(b"/".join(parts), None)
-            gathered.add(LayerEntry(name=b"/".join(parts), kind=Kind.FOLDER, mode=mode))
+            gathered.add(LayerEntry(name=b"/".join(parts), kind=EntryKind.FOLDER, mode=mode))
         for index, (path, place) in enumerate(sources):
             _add_source(gathered, index, path, place_parts(place), below)
         yield gathered
@@ -170,7 +170,7 @@ def _add_parents(gathered: Gathered, parts: tuple[bytes, ...]) -> None:
     for end in range(1, len(parts) + 1):
         name = b"/".join(parts[:end])
         if name not in gathered.entries:
-            gathered.add(LayerEntry(name=name, kind=Kind.FOLDER, mode=0o755))
+            gathered.add(LayerEntry(name=name, kind=EntryKind.FOLDER, mode=0o755))
 
 
 def _add_source(gathered: Gathered, index: int, path: Path, place: tuple[bytes, ...], below: Path | None) -> None:
@@ -244,7 +244,7 @@ def _walk(gathered: Gathered, fd: int, at: _At) -> None:
 def _add_found(gathered: Gathered, fd: int, part: bytes, at: _At) -> None:
     info = os.stat(part, dir_fd=fd, follow_symlinks=False)
     if stat.S_ISDIR(info.st_mode):
-        gathered.add(LayerEntry(name=at.name, kind=Kind.FOLDER, mode=0o755))
+        gathered.add(LayerEntry(name=at.name, kind=EntryKind.FOLDER, mode=0o755))
         folder = os.open(part, FOLDER_FLAGS, dir_fd=fd)
         try:
             _walk(gathered, folder, at)
@@ -254,14 +254,14 @@ def _add_found(gathered: Gathered, fd: int, part: bytes, at: _At) -> None:
         gathered.add(_file_entry(at.name, info, (at.index, at.inside)))
     elif stat.S_ISLNK(info.st_mode):
         target = os.readlink(part, dir_fd=fd)
-        gathered.add(LayerEntry(name=at.name, kind=Kind.LINK, mode=0o777, target=target))
+        gathered.add(LayerEntry(name=at.name, kind=EntryKind.LINK, mode=0o777, target=target))
     else:
         gathered.skip(at.name, "neither a file, a folder nor a link")
 
 
 def _file_entry(name: bytes, info: os.stat_result, origin: tuple[int, tuple[bytes, ...]]) -> LayerEntry:
     mode = 0o755 if info.st_mode & 0o111 else 0o644
-    return LayerEntry(name=name, kind=Kind.FILE, mode=mode, size=info.st_size, origin=origin)
+    return LayerEntry(name=name, kind=EntryKind.FILE, mode=mode, size=info.st_size, origin=origin)
 
 
 def _unreadable(where: str, error: OSError) -> BuildError:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from isal import isal_zlib
 
 from builder.errors import BuildError, PlatformError
-from builder.images.gather import Folders, Kind, LayerEntry, gather, shown
+from builder.images.gather import EntryKind, Folders, LayerEntry, gather, shown
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -207,7 +207,7 @@ class _Pressed:
 
 def _write_entry(out: _Pressed, entry: LayerEntry, reading: Folders, mtime: int, check: Callable[[], None]) -> None:
     out.write(tar_header(entry, mtime))
-    if entry.kind is not Kind.FILE:
+    if entry.kind is not EntryKind.FILE:
         return
     left = entry.size
     try:
@@ -229,7 +229,7 @@ def _write_entry(out: _Pressed, entry: LayerEntry, reading: Folders, mtime: int,
 
 def tar_header(entry: LayerEntry, mtime: int) -> bytes:
     """A POSIX ustar header; what does not fit (long or non-ASCII names, 8 GiB) goes into a pax header before it."""
-    name = entry.name + (b"/" if entry.kind is Kind.FOLDER else b"")
+    name = entry.name + (b"/" if entry.kind is EntryKind.FOLDER else b"")
     records = b""
     if len(name) > 100 or not name.isascii():
         records += _pax(b"path", name)

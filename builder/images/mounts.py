@@ -46,8 +46,9 @@ class Mounts:
                 with open(fd, "w", encoding="utf-8") as file:
                     file.write(repository)
                 os.rename(partial, self._note(digest))
-            except OSError:
+            except BaseException:
                 os.unlink(partial)
+                raise
 
     def _note(self, digest: str) -> Path:
         key = "\0".join((self.host, self.organization, digest))

@@ -37,7 +37,7 @@ Fetch = Callable[[str, Path, Callable[[str], None]], Image]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class PublicReference:
     """`host/repository:tag@digest`; an empty tag or digest is none."""
 
     host: str
@@ -64,7 +64,7 @@ class Connect(Protocol):
     def __call__(self, host: str) -> Destination: ...
 
 
-def parse(text: str) -> Reference:
+def parse(text: str) -> PublicReference:
     """Read `[host/]repository[:tag][@digest]` as Docker does. Raises `BuildError` InvalidRequest."""
     name, _, digest = text.partition("@")
     first, slash, rest = name.partition("/")
@@ -83,7 +83,7 @@ def parse(text: str) -> Reference:
         or (digest and not DIGEST.fullmatch(digest))
     ):
         raise BuildError("InvalidRequest", f"{text[:200]!r} is no reference of an image")
-    return Reference(host=host, repository=name, tag=tag, digest=digest)
+    return PublicReference(host=host, repository=name, tag=tag, digest=digest)
 
 
 def fetch_public(
@@ -139,7 +139,7 @@ def fetch_public(
     return image
 
 
-def _described(reference: Reference, value: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _described(reference: PublicReference, value: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The descriptors of a manifest's layers, and of its config, once they can be used."""
     try:
         layers: list[dict[str, Any]] = value["layers"]
@@ -161,7 +161,7 @@ def _described(reference: Reference, value: Mapping[str, Any]) -> list[dict[str,
     return layers
 
 
-def _config(reference: Reference, source: Destination, named: Mapping[str, Any]) -> bytes:
+def _config(reference: PublicReference, source: Destination, named: Mapping[str, Any]) -> bytes:
     """The config of an image for this platform, in the shape in which the store reads it for each build."""
     body, left = bytearray(), int(named["size"])
     for chunk in source.open_blob(reference.repository, named["digest"]):
@@ -184,7 +184,7 @@ def _config(reference: Reference, source: Destination, named: Mapping[str, Any])
     return bytes(body)
 
 
-def _of_platform(reference: Reference, index: Mapping[str, Any], wanted: Platform) -> str:
+def _of_platform(reference: PublicReference, index: Mapping[str, Any], wanted: Platform) -> str:
     found: list[str] = []
     entries = index.get("manifests")
     for entry in entries if isinstance(entries, list) else ():
@@ -198,7 +198,7 @@ def _of_platform(reference: Reference, index: Mapping[str, Any], wanted: Platfor
     raise _unusable(reference, f"is for {there or 'nothing'}, not for linux/amd64")
 
 
-def _json(reference: Reference, body: bytes) -> dict[str, Any]:
+def _json(reference: PublicReference, body: bytes) -> dict[str, Any]:
     try:
         value = strangers_json(body)
     except (ValueError, RecursionError):
@@ -208,7 +208,7 @@ def _json(reference: Reference, body: bytes) -> dict[str, Any]:
     return value
 
 
-def _unusable(reference: Reference, why: str, step: str = "") -> BuildError:
+def _unusable(reference: PublicReference, why: str, step: str = "") -> BuildError:
     return BuildError("ToolchainUnavailable", f"{reference} {why}", next=step)
 
 

@@ -25,7 +25,7 @@ from isal import igzip, isal_zlib
 from builder.errors import BuildError, PlatformError
 from builder.images.gather import shown
 from builder.images.layer import MEDIA_TYPE, PLAIN_TYPE, Layer
-from builder.images.tar import Damaged, Entry, Source, Tar
+from builder.images.tar import ByteReader, Damaged, Entry, Tar
 from builder.text import visible
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -76,9 +76,14 @@ def require_kinds(layers: Iterable[Layer], image: str) -> None:
             )
 
 
-def unpack_image(layers: Iterable[Layer], root: Path, *, limit: int = MOST_UNPACKED) -> None:
+def unpack_image(
+    layers: Iterable[Layer], root: Path, *, limit: int = MOST_UNPACKED, reader: tuple[int, int] | None = None
+) -> None:
     """Extract `layers` (lowest first) into `root`, which is made and must not exist. `limit` in bytes of all layers:
     what one writes counts, also where a later one removes it, and each entry `ENTRY_BYTES` more.
+
+    `reader`: the uid and gid that the root is for. Since no owner is restored, whoever reads it is nobody's owner:
+    what this user may read and enter in the image, all others may in the root.
 
     Raises `BuildError` ArchiveUnsafe (an entry that cannot be placed), ArtifactTooLarge, ImageContractViolated (as
     `require_kinds`), `PlatformError` NodeDiskFull, `LayerDamaged` (also for another `diff_id`), Internal. What was
@@ -92,7 +97,8 @@ def unpack_image(layers: Iterable[Layer], root: Path, *, limit: int = MOST_UNPAC
     try:
         for layer in layers:
             with layer.path.open("rb") as blob:
-                _unpack(blob, root, room, packed=IS_PACKED[layer.media_type], diff_id=layer.diff_id)
+                packed = IS_PACKED[layer.media_type]
+                _unpack(blob, root, room, packed=packed, diff_id=layer.diff_id, reader=reader)
     except BaseException:
         shutil.rmtree(root, ignore_errors=True)
         raise
@@ -108,9 +114,16 @@ def unpack_tar(blob: IO[bytes], root: Path, *, packed: bool, keep_links: bool = 
 
 
 def _unpack(
-    blob: IO[bytes], root: Path, room: _Room, *, packed: bool, diff_id: str = "", keep_links: bool = False
+    blob: IO[bytes],
+    root: Path,
+    room: _Room,
+    *,
+    packed: bool,
+    diff_id: str = "",
+    keep_links: bool = False,
+    reader: tuple[int, int] | None = None,
 ) -> None:
-    place = _Place(root, room, keep_links)
+    place = _Place(root, room, keep_links, reader)
     hashed = _Hashed(_gunzip(blob) if packed else blob, room)
     try:
         tar = Tar(hashed)
@@ -164,7 +177,7 @@ class _Room:
 class _Hashed:
     """A stream that is hashed and counted as it is read."""
 
-    def __init__(self, inner: Source, room: _Room) -> None:
+    def __init__(self, inner: ByteReader, room: _Room) -> None:
         self.inner = inner
         self.room = room
         self.hasher = hashlib.sha256()
@@ -180,8 +193,9 @@ class _Place:
     """The folder that is filled. Keeps what this layer wrote, and the folders of it, since an opaque whiteout spares
     them, and which folders were emptied so: what is in one then is of this layer."""
 
-    def __init__(self, root: Path, room: _Room, keep_links: bool) -> None:
+    def __init__(self, root: Path, room: _Room, keep_links: bool, reader: tuple[int, int] | None) -> None:
         self.fd = os.open(root, FOLDER_FLAGS)
+        self.reader = reader
         self.keep_links = keep_links
         self.room = room
         self.fresh: set[str] = set()
@@ -217,14 +231,14 @@ class _Place:
         if entry.kind == "folder":
             if self.keep_links and _target(parent, name) is not None:
                 return
-            _make_folder(parent, name, entry.mode)
+            _make_folder(parent, name, self._mode(entry))
         elif entry.kind == "file":
             self.room.spend(entry.size)
             _remove(parent, name)
             with open(os.open(name, NEW_FILE_FLAGS, 0o600, dir_fd=parent), "wb") as file:
                 for data in tar.data():
                     file.write(data)
-                os.fchmod(file.fileno(), _file_mode(entry.mode))
+                os.fchmod(file.fileno(), _file_mode(self._mode(entry)))
         elif entry.kind == "link":
             _remove(parent, name)
             os.symlink(entry.target, name, dir_fd=parent)
@@ -235,6 +249,15 @@ class _Place:
         else:
             return  # devices, sockets, pipes: a root for a sandbox has none of its own
         self._note(path)
+
+    def _mode(self, entry: Entry) -> int:
+        """The entry's mode, by which all others may read and enter what the reader may in the image."""
+        if self.reader is None:
+            return entry.mode
+        uid, gid = self.reader
+        if entry.uid == uid:
+            return entry.mode | entry.mode >> 6 & 0o5
+        return entry.mode | entry.mode >> 3 & 0o5 if entry.gid == gid else entry.mode
 
     def _note(self, path: list[str]) -> None:
         """Remember what was put, and the folders above it."""

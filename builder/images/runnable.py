@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from builder.text import visible
 LONGEST_WORD = 128 * 1024 - 1
 """Bytes of one argument or variable that the kernel passes to a program (MAX_ARG_STRLEN, with the NUL behind it)."""
 LARGEST_ID = 2**31 - 1
+OWN_USER = (65532, 65532)
+"""The uid and gid of our own bases' apps."""
 
 
 def require_runnable(run: Any, image: str) -> Mapping[str, Any]:
@@ -34,6 +37,13 @@ def require_runnable(run: Any, image: str) -> Mapping[str, Any]:
         if number.isascii() and number.isdigit() and (len(number) > 10 or int(number) > LARGEST_ID):
             raise violated(image, "config.User", f"is beyond the largest number of a user, {LARGEST_ID}")
     return run
+
+
+def user_of(user: str) -> tuple[int, int]:
+    """The uid and gid that an app is started as here, by the user of its image; where that is no number, `OWN_USER`."""
+    uid, _, gid = user.partition(":")
+    is_numeric = re.fullmatch("[0-9]{1,10}(:[0-9]{0,10})?", user) is not None
+    return (int(uid), int(gid or uid)) if is_numeric else OWN_USER
 
 
 def violated(image: str, where: str, why: str) -> BuildError:

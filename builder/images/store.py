@@ -20,7 +20,7 @@ from builder.images.image import CONFIG_BYTES, BaseImage, Image, Platform
 from builder.images.layer import MEDIA_TYPE, PLAIN_TYPE, Layer
 from builder.images.layout import Layout, Stamp
 from builder.images.rootfs import MOST_UNPACKED, LayerDamaged, TooMany, require_kinds, unpack_image
-from builder.images.runnable import require_runnable
+from builder.images.runnable import require_runnable, user_of
 from builder.images.wasm import CONFIG_TYPE as WASM_CONFIG_TYPE
 from builder.text import size, strangers_json, visible
 
@@ -227,7 +227,8 @@ def layers_of(
 def pull(
     source: Destination, repository: str, digest: str, folder: Path, most_unpacked: int = MOST_UNPACKED
 ) -> dict[str, Any] | None:
-    """Unpack the image of `digest` into `folder`/root; returns its config. The layers' blobs stay in `folder`.
+    """Unpack the image of `digest` into `folder`/root, for its user; returns its config. The layers' blobs stay in
+    `folder`.
 
     None for a component, which is `folder`/component.wasm then. `most_unpacked`: bytes that its layers, packed or
     unpacked, may take.
@@ -267,7 +268,7 @@ def pull(
     for one in layers:
         taken += _download(source, repository, one.digest, one.path, most_unpacked, taken)
     try:
-        unpack_image(layers, folder / "root", limit=most_unpacked)
+        unpack_image(layers, folder / "root", limit=most_unpacked, reader=user_of(run.get("User") or ""))
     except LayerDamaged as error:  # each blob is what its digest says, so it was pushed so
         raise _no_image(f"{name} cannot be unpacked: {error.message}") from error
     except BuildError as error:

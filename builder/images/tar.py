@@ -34,7 +34,7 @@ class Damaged(Exception):
     """What is read is no tar, or ends too early; the text names how."""
 
 
-class Source(Protocol):
+class ByteReader(Protocol):
     """Whatever gives the next bytes, at most `size`; none only at the end."""
 
     def read(self, size: int, /) -> bytes: ...
@@ -45,6 +45,7 @@ class Entry:
     """`kind` is "file", "hard", "link", "folder", "sparse"; empty for devices, pipes and what is unknown.
 
     `size` in bytes, of a file; `mode` as the header has it; `target` of a link. Names are decoded as the file system's.
+    `uid` and `gid` are -1 where the header names none.
     """
 
     name: str
@@ -52,12 +53,14 @@ class Entry:
     mode: int
     size: int
     target: str
+    uid: int = -1
+    gid: int = -1
 
 
 class Tar:
     """The entries of a tar in their order, each with its data until the next one is asked for."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ByteReader) -> None:
         self._source = source
         self._buffer = memoryview(b"")
         self._left = self._padding = 0
@@ -159,7 +162,19 @@ def _entry(header: bytes, said: dict[bytes, bytes]) -> Entry:
         mode=_number(header[100:108]),
         size=_size(header, said) if kind == "file" else 0,
         target=target.decode("utf-8", "surrogateescape"),
+        uid=_owner(header[108:116], said.get(b"uid")),
+        gid=_owner(header[116:124], said.get(b"gid")),
     )
+
+
+def _owner(field: bytes, stated: bytes | None) -> int:
+    """Owners are restored nowhere: one that cannot be read damages nothing."""
+    if stated:
+        return int(stated) if _SIZE.fullmatch(stated) else -1
+    try:
+        return _number(field) if field.strip(b"\0 ") else -1
+    except Damaged:
+        return -1
 
 
 def _size(header: bytes, said: dict[bytes, bytes]) -> int:
@@ -229,7 +244,7 @@ def _pax(data: bytes) -> dict[bytes, bytes]:
         key, equals, value = data[found.end() : end - 1].partition(b"=")
         if not equals or not key:
             raise Damaged("a PAX header is damaged")
-        if key in (b"path", b"linkpath", b"size") or key.startswith(b"GNU.sparse"):
+        if key in (b"path", b"linkpath", b"size", b"uid", b"gid") or key.startswith(b"GNU.sparse"):
             records[key] = value
         at = end
     return records

@@ -29,7 +29,7 @@ from builder.errors import REASONS, BuildError
 from builder.images import place
 from builder.images.layout import Layout
 from builder.images.reference import parse
-from builder.images.runnable import violated
+from builder.images.runnable import user_of, violated
 from builder.images.store import COMPONENT, pull
 from builder.sandbox import app
 from builder.settings import Settings
@@ -180,14 +180,18 @@ def _artifact(
     root = sandbox.Root(rootfs=home / "root")
     image_env = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
     workdir = config.get("WorkingDir") or "/"
+    name = f"{build.repository}@{build.image_digest}"
     if not app.has_folder(home / "root", workdir):
-        name = f"{build.repository}@{build.image_digest}"
         raise violated(name, "config.WorkingDir", f"is a folder that is not in it: {visible(workdir, limit=100)}")
+    user = user_of(config.get("User") or "")
+    if closed := app.closed_folder(home / "root", workdir):
+        shown = [visible(each, limit=100) for each in (workdir, closed)]
+        raise violated(name, "config.WorkingDir", f"is {shown[0]}, and its user {user[0]} may not enter {shown[1]}")
     command = app.command(
         tuple(config.get("Entrypoint") or ()) + tuple(config.get("Cmd") or ()),
         {**image_env, **env, "PORT": str(app.PORT)},
         cwd=workdir,
-        user=config.get("User") or "",
+        user=user,
         root=root,
         work=work,
     )

@@ -8,8 +8,8 @@ from typing import TypeVar, cast
 
 from google.protobuf.message import Message
 
-from builder.claims.calls import Refused, Unanswered
-from builder.client.api import CHUNK_BYTES, Api, ApiError, ApiUnreachable
+from builder.client.api import CHUNK_BYTES, Api
+from builder.client.judged import judged
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.routes import ARCHIVE_PATH, SOURCE_PATH
 
@@ -47,28 +47,15 @@ class ApiCalls:
         return self._call("Launched", request, pb.LaunchedResponse)
 
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
-        try:
+        with judged():
             yield from self._api.download(f"{SOURCE_PATH.format(build_id=build_id)}?claim={claim}")
-        except ApiUnreachable as error:
-            raise Unanswered(str(error)) from error
-        except ApiError as error:
-            raise Refused(str(error)) from error
 
     def store_archive(self, build_id: str, claim: int, archive: Path, sha256: str, lives_s: int) -> pb.StoredArchive:
         path = f"{ARCHIVE_PATH.format(build_id=build_id)}?claim={claim}&sha256={sha256}&livesS={lives_s}"
-        try:
-            with archive.open("rb") as file:
-                pieces = iter(lambda: file.read(CHUNK_BYTES), b"")
-                return cast(pb.StoredArchive, self._api.send(path, pieces, pb.StoredArchive))
-        except ApiUnreachable as error:
-            raise Unanswered(str(error)) from error
-        except ApiError as error:
-            raise Refused(str(error)) from error
+        with judged(), archive.open("rb") as file:
+            pieces = iter(lambda: file.read(CHUNK_BYTES), b"")
+            return cast(pb.StoredArchive, self._api.send(path, pieces, pb.StoredArchive))
 
     def _call(self, name: str, request: Message, answer: type[Answer]) -> Answer:
-        try:
+        with judged():
             return cast(Answer, self._api.call(name, request))
-        except ApiUnreachable as error:
-            raise Unanswered(str(error)) from error
-        except ApiError as error:
-            raise Refused(str(error)) from error

@@ -115,6 +115,23 @@ class Requiring(Protocol):
         ...
 
 
+@runtime_checkable
+class Manifested(Protocol):
+    """A pipeline that knows which files of a source name its packages, beside the materials of a plan."""
+
+    MANIFESTS: tuple[str, ...]
+
+
+@runtime_checkable
+class Linked(Protocol):
+    """A pipeline that links programs. What to change in a source, as a sentence, where its artifact cannot start."""
+
+    NO_PROGRAM: str
+    """It is no program."""
+    NOT_STATIC: str
+    """It wants a loader that its base has not."""
+
+
 MEMBERS = tuple(name for name in (*Pipeline.__annotations__, *vars(Pipeline)) if not name.startswith("_"))
 
 

@@ -37,7 +37,7 @@ from builder.sandbox.policy import Egress, EgressPolicy, EgressRecord, Verdict
 from builder.sandbox.remove import remove_in, remove_tree
 from builder.sandbox.run import Launcher, run
 from builder.sandbox.serve import Serving, serve
-from builder.sandbox.shapes import Command, Finding, Limits, Mount, OnLine, Result, Root, Stream
+from builder.sandbox.shapes import Command, HostCheck, Limits, Mount, OnLine, Result, Root, Stream
 from builder.sandbox.unsandboxed import on_host
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
     "Egress",
     "EgressPolicy",
     "EgressRecord",
-    "Finding",
+    "HostCheck",
     "Launcher",
     "Limits",
     "Mount",

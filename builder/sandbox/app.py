@@ -10,7 +10,7 @@ import posixpath
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from builder.sandbox import processes
 from builder.sandbox.compose import NEVER_FROM_IMAGE, OUR_FOLDERS, resolve_inside
@@ -42,14 +42,11 @@ _NOT_STARTED = re.compile(r"ignite: cannot start (.{1,200}?): ([^:]{1,100})$")
 
 
 def command(
-    entrypoint: Sequence[str], env: Mapping[str, str], *, cwd: str, user: str, root: Root, work: Path
+    entrypoint: Sequence[str], env: Mapping[str, str], *, cwd: str, user: tuple[int, int], root: Root, work: Path
 ) -> Command:
-    """What to run, as the user that the image names, with its home and $PORT."""
-    uid, _, gid = user.partition(":")
-    is_numeric = re.fullmatch("[0-9]{1,10}(:[0-9]{0,10})?", user) is not None
-    who = (int(uid), int(gid or uid)) if is_numeric else (65532, 65532)
-    home = {"HOME": home_of(root.rootfs, who[0]), "PORT": str(PORT)}
-    return Command(argv=tuple(entrypoint), work=work, env={**home, **env}, cwd=cwd or "/", user=who)
+    """What to run, as this uid and gid of the image, with its home and $PORT."""
+    home = {"HOME": home_of(root.rootfs, user[0]), "PORT": str(PORT)}
+    return Command(argv=tuple(entrypoint), work=work, env={**home, **env}, cwd=cwd or "/", user=user)
 
 
 def limits(wall_ms: int) -> Limits:
@@ -71,6 +68,17 @@ def home_of(rootfs: Path | None, uid: int) -> str:
         return "/"
     rows = (line.split(":") for line in text.splitlines() if "\0" not in line)
     return next((row[5] for row in rows if len(row) == 7 and row[2] == str(uid) and row[5].startswith("/")), "/")
+
+
+def closed_folder(rootfs: Path, path: str) -> str:
+    """The first folder on the way to one of an image that the app may not enter; "" where it enters them all. Where
+    this process is not root the app runs as its user, who owns all that was unpacked."""
+    place = resolve_inside(rootfs, path)
+    if os.geteuid() != 0 or place in (*OUR_FOLDERS, "/work"):
+        return ""
+    parts = PurePosixPath(place).relative_to("/").parts
+    ways = (PurePosixPath(*parts[:end]) for end in range(1, len(parts) + 1))
+    return next((f"/{way}" for way in ways if not (rootfs / way).stat().st_mode & stat.S_IXOTH), "")
 
 
 def has_folder(rootfs: Path, path: str) -> bool:

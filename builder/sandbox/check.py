@@ -11,7 +11,7 @@ from pathlib import Path
 from builder.errors import BuildError, PlatformError
 from builder.sandbox import cgroups, launch, seccomp
 from builder.sandbox.run import run
-from builder.sandbox.shapes import Command, Finding, Limits, Mount, Root
+from builder.sandbox.shapes import Command, HostCheck, Limits, Mount, Root
 
 MIB = 1024 * 1024
 SYSTEM_FOLDERS = ("/usr", "/bin", "/lib", "/lib64")
@@ -28,7 +28,7 @@ def host_root() -> Root:
     return Root(mounts=tuple(Mount(source=folder, dest=str(folder)) for folder in folders if folder.is_dir()))
 
 
-def check(*, uid: int = 65534, gid: int = 65534) -> tuple[Finding, ...]:
+def check(*, uid: int = 65534, gid: int = 65534) -> tuple[HostCheck, ...]:
     """Look at each need, the last by really running `/bin/true` in a sandbox (about 20 ms). Never raises."""
     return (
         _bubblewrap(),
@@ -41,14 +41,14 @@ def check(*, uid: int = 65534, gid: int = 65534) -> tuple[Finding, ...]:
     )
 
 
-def _program(name: str, program: str, package: str) -> Finding:
+def _program(name: str, program: str, package: str) -> HostCheck:
     try:
-        return Finding(name=name, ok=True, detail=launch.program(program))
+        return HostCheck(name=name, ok=True, detail=launch.program(program))
     except PlatformError:
-        return Finding(name=name, ok=False, detail="not installed", next=f"apt-get install -y {package}")
+        return HostCheck(name=name, ok=False, detail="not installed", next=f"apt-get install -y {package}")
 
 
-def _bubblewrap() -> Finding:
+def _bubblewrap() -> HostCheck:
     found = _program("bubblewrap", "bwrap", "bubblewrap")
     if not found.ok:
         return found
@@ -57,51 +57,51 @@ def _bubblewrap() -> Finding:
     if version and (int(version[1]), int(version[2])) < NEEDED:
         needed = ".".join(map(str, NEEDED))
         detail = f"{answer.strip()} is too old"
-        return Finding(
+        return HostCheck(
             name="bubblewrap", ok=False, detail=detail, next=f"bubblewrap {needed} or newer: {launch.INSTALL}"
         )
     return found
 
 
-def _user_namespaces() -> Finding:
+def _user_namespaces() -> HostCheck:
     for path in ("/proc/sys/user/max_user_namespaces", "/proc/sys/kernel/unprivileged_userns_clone"):
         if Path(path).exists() and Path(path).read_text(encoding="utf-8").strip() == "0":
             setting = path.removeprefix("/proc/sys/").replace("/", ".")
             value = "1" if "clone" in setting else "10000"
-            return Finding(
+            return HostCheck(
                 name="user namespaces", ok=False, detail=f"{setting} is 0", next=f"sysctl -w {setting}={value}"
             )
-    return Finding(name="user namespaces", ok=True, detail="allowed")
+    return HostCheck(name="user namespaces", ok=True, detail="allowed")
 
 
-def _tasks(uid: int) -> Finding:
+def _tasks(uid: int) -> HostCheck:
     try:
         launch.require_tasks(uid)
     except BuildError as error:
-        return Finding(name="processes", ok=False, detail=error.message, next=error.next)
-    return Finding(name="processes", ok=True, detail="as many as a compiler starts")
+        return HostCheck(name="processes", ok=False, detail=error.message, next=error.next)
+    return HostCheck(name="processes", ok=True, detail="as many as a compiler starts")
 
 
-def _groups() -> Finding:
+def _groups() -> HostCheck:
     hierarchy = cgroups.available()
     if hierarchy is None:
         detail = "not writable: memory and processes are watched from outside, CPU is not limited"
-        return Finding(name="control groups", ok=False, detail=detail, next=DELEGATE)
+        return HostCheck(name="control groups", ok=False, detail=detail, next=DELEGATE)
     detail = f"v{hierarchy.version}: {', '.join(sorted(hierarchy.parents))}"
     if "cpu" not in hierarchy.parents:
-        return Finding(name="control groups", ok=False, detail=detail + "; CPU is not limited", next=DELEGATE)
-    return Finding(name="control groups", ok=True, detail=detail)
+        return HostCheck(name="control groups", ok=False, detail=detail + "; CPU is not limited", next=DELEGATE)
+    return HostCheck(name="control groups", ok=True, detail=detail)
 
 
-def _filter() -> Finding:
+def _filter() -> HostCheck:
     machine = os.uname().machine
     if seccomp.supported(machine):
-        return Finding(name="system-call filter", ok=True, detail=f"{len(seccomp.DENIED)} calls denied")
+        return HostCheck(name="system-call filter", ok=True, detail=f"{len(seccomp.DENIED)} calls denied")
     detail = f"none for {machine}: the namespaces alone contain a build"
-    return Finding(name="system-call filter", ok=False, detail=detail, next="prefer x86_64 nodes for strangers' code")
+    return HostCheck(name="system-call filter", ok=False, detail=detail, next="prefer x86_64 nodes for strangers' code")
 
 
-def _trial(uid: int, gid: int) -> Finding:
+def _trial(uid: int, gid: int) -> HostCheck:
     """Up to three sandboxes; the last one's words count."""
     found = _try_once(uid, gid)
     for _ in range(TRIALS - 1):
@@ -111,7 +111,7 @@ def _trial(uid: int, gid: int) -> Finding:
     return found
 
 
-def _try_once(uid: int, gid: int) -> Finding:
+def _try_once(uid: int, gid: int) -> HostCheck:
     lines: list[bytes] = []
     limits = Limits(memory=256 * MIB, cpus=1, pids=16, disk=16 * MIB, wall_ms=10_000)
     try:
@@ -130,12 +130,16 @@ def _try_once(uid: int, gid: int) -> Finding:
             )
     except PlatformError as error:
         detail = f"{error.message}, {TRIALS} times in a row"
-        return Finding(name="sandbox", ok=False, detail=detail, next="`dmesg` names what the kernel refused or killed")
+        return HostCheck(
+            name="sandbox", ok=False, detail=detail, next="`dmesg` names what the kernel refused or killed"
+        )
     except OSError as error:
-        return Finding(name="sandbox", ok=False, detail=str(error), next="make the temporary folder writable")
+        return HostCheck(name="sandbox", ok=False, detail=str(error), next="make the temporary folder writable")
     if result.exit_code:
         detail = b": ".join((b"", *lines)).decode("utf-8", "replace")
         how = f"by signal {result.signal}" if result.signal else f"with exit status {result.exit_code}"
         detail = f"/bin/true ended {how}{detail}, {TRIALS} times in a row"
-        return Finding(name="sandbox", ok=False, detail=detail, next="`dmesg` names what the kernel refused or killed")
-    return Finding(name="sandbox", ok=True, detail=f"/bin/true ran in {result.duration_ms} ms")
+        return HostCheck(
+            name="sandbox", ok=False, detail=detail, next="`dmesg` names what the kernel refused or killed"
+        )
+    return HostCheck(name="sandbox", ok=True, detail=f"/bin/true ran in {result.duration_ms} ms")

@@ -103,7 +103,11 @@ def serve(
 
     address = outside.getsockname()[:2]
     serving = Serving((str(address[0]), int(address[1])), stop, threading.Thread(target=live, name="sandbox-serve"))
-    serving._thread.start()
+    try:
+        serving._thread.start()
+    except BaseException:  # no room for a thread; else it is the thread that closes this
+        outside.close()
+        raise
     if not ready.wait(START_TIMEOUT_S):
         stop.set()
         raise PlatformError("SandboxUnavailable", "the app's sandbox did not start within 60 s")

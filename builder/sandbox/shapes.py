@@ -94,7 +94,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class HostCheck:
     """One line of `doctor`: what was looked at, whether it is good, what was found, what to do."""
 
     name: str

@@ -59,21 +59,16 @@ class _Process:
         return launch.exit_code(self.process)
 
     def term(self) -> None:
-        self._signal(signal.SIGTERM)
+        _signal(self.process, signal.SIGTERM)
 
     def kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        _signal(self.process, signal.SIGKILL)
 
     def end(self) -> None:
-        self.kill()
-        self.process.wait()
+        _end(self.process)
 
     def ran(self) -> bool:
         return True
-
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
 
 
 @contextmanager
@@ -89,9 +84,16 @@ def on_host(
     with ExitStack() as stack:
         process = launch.start(line, here.env, here.cwd, (), (uid, gid))
         pipes = launch.pipes_of(process, stack)
+        stack.callback(_end, process)  # also where there is no descriptor left to watch it by
         ended_fd = stack.enter_context(FileIO(os.pidfd_open(process.pid), "r")).fileno()
-        running = _Process(process=process, pipes=pipes, ended_fd=ended_fd)
-        try:
-            yield running
-        finally:
-            running.end()
+        yield _Process(process=process, pipes=pipes, ended_fd=ended_fd)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _signal(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

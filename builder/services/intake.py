@@ -34,7 +34,7 @@ from builder.services.errors import unimplemented
 from builder.services.labels import check_labels
 from builder.services.parts import Parts
 from builder.settings import Settings
-from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
+from builder.source.sniff import HEAD_BYTES, SourceKind, describe, sniff
 from builder.store import nodes
 from builder.store.engine import Store
 from builder.store.retention import SWEPT
@@ -362,8 +362,8 @@ def _source(
         message = f"{where} has {len(data)} bytes, {settings.inline_bytes} are allowed inline; upload it first"
         raise BuildError("ArchiveTooLarge", message, where=where)
     found = sniff(data[:HEAD_BYTES])
-    if body == "source_code" and found is not Kind.TEXT:
-        what = describe(data[:HEAD_BYTES]) if found is Kind.OTHER else f"a {found.value}; send it as archive"
+    if body == "source_code" and found is not SourceKind.TEXT:
+        what = describe(data[:HEAD_BYTES]) if found is SourceKind.OTHER else f"a {found.value}; send it as archive"
         raise BuildError("NotAnArchive", f"sourceCode is {what}; a single text file is needed", where=where)
     stored = sources.put([data], settings.inline_bytes)
     return stored.sha256, stored.size

@@ -27,7 +27,7 @@ from builder.services.errors import not_found
 from builder.services.parts import Parts, find_build
 from builder.services.shares import Share
 from builder.services.tails import Feed, Tails
-from builder.store import builds, logs
+from builder.store import logs
 from builder.store.transitions import TERMINAL
 
 PAGE_LINES = 1000
@@ -51,7 +51,6 @@ class Place:
     `is_over`: the id that its reader had last is behind all lines of a log that has ended.
     """
 
-    organization: str
     build_id: str
     after: int
     log_lines: int
@@ -144,7 +143,6 @@ class LogStreams:
         row = await anyio.to_thread.run_sync(find_build, self._parts, caller, request.build_id, limiter=self._edge)
         lines = row["log_lines"]
         return Place(
-            organization=caller.organization,
             build_id=row["build_id"],
             after=lines if after is None else after,
             log_lines=lines,
@@ -200,7 +198,7 @@ class LogStreams:
 
     async def _fill(self, feed: Feed, place: Place, after: int) -> Page:
         generation, limiter = feed.generation, self._edge if after >= feed.edge else self._history
-        read = functools.partial(self._read, place.organization, place.build_id, after)
+        read = functools.partial(self._read, place.build_id, after)
         pages, log_lines = await anyio.to_thread.run_sync(read, limiter=limiter)
         for page in reversed(pages):  # the first is the next one that is asked for, so it is evicted last
             if page.last >= page.first and feed.readers:
@@ -210,21 +208,20 @@ class LogStreams:
             feed.read = max(feed.read, generation)
         return pages[0]
 
-    def _read(self, organization: str, build_id: str, after: int) -> tuple[list[Page], int]:
+    def _read(self, build_id: str, after: int) -> tuple[list[Page], int]:
         """In a thread: the pages of one read, one at least, and the number of lines. The record is read first: a final
         one counts all there are."""
-        row = builds.get(self._parts.store, organization, build_id)
-        if row is None:
+        found = logs.read_on(self._parts.store, build_id, after, PAGE_LINES)
+        if found is None:
             raise not_found(f"there is no build {build_id} any more")
-        lines = logs.read(self._parts.store, build_id, after, PAGE_LINES)
+        lines, status, log_lines = found
         last = lines[-1]["s"] if lines else after
         eof = None
-        if row["status"] in TERMINAL and (last >= row["log_lines"] or not lines):  # lines of an old build may be gone
+        if status in TERMINAL and (last >= log_lines or not lines):  # lines of an old build may be gone
             # Not `last`: a reader that asks for what comes after a sequence that never was must not hear that it was.
-            status = pb.BuildStatus.Value("BUILD_STATUS_" + row["status"])
-            eof = pb.LogEntry(sequence=row["log_lines"], eof=True, status=status)
+            eof = pb.LogEntry(sequence=log_lines, eof=True, status=pb.BuildStatus.Value("BUILD_STATUS_" + status))
         parts = [self._encode(line) for line in lines]
-        return _pages(parts, [line["s"] for line in lines] or [after], after, eof), row["log_lines"]
+        return _pages(parts, [line["s"] for line in lines] or [after], after, eof), log_lines
 
 
 def _pages(parts: Sequence[bytes], lasts: Sequence[int], after: int, eof: pb.LogEntry | None) -> list[Page]:

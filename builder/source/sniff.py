@@ -11,7 +11,7 @@ from builder.source.decode import codec_of
 from builder.source.entry import shown
 
 
-class Kind(enum.Enum):
+class SourceKind(enum.Enum):
     """What a source can be. OTHER is refused and named by `describe`."""
 
     ZIP = "zip"
@@ -25,9 +25,16 @@ class Kind(enum.Enum):
     OTHER = "other"
 
 
-ARCHIVES = (Kind.ZIP, Kind.TAR, Kind.TAR_GZ, Kind.TAR_XZ, Kind.TAR_BZ2, Kind.TAR_ZST)
+ARCHIVES = (
+    SourceKind.ZIP,
+    SourceKind.TAR,
+    SourceKind.TAR_GZ,
+    SourceKind.TAR_XZ,
+    SourceKind.TAR_BZ2,
+    SourceKind.TAR_ZST,
+)
 NEEDED = "a ZIP or a tar, plain or compressed by gzip, xz, bzip2 or Zstandard, is needed"
-BY_CODEC = {"xz": Kind.TAR_XZ, "bzip2": Kind.TAR_BZ2, "Zstandard": Kind.TAR_ZST}
+BY_CODEC = {"xz": SourceKind.TAR_XZ, "bzip2": SourceKind.TAR_BZ2, "Zstandard": SourceKind.TAR_ZST}
 
 HEAD_BYTES = 4096
 BLOCK = 512
@@ -50,28 +57,30 @@ _SIGNATURES = (
 _UNNAMED = "no archive and no text"
 
 
-def sniff(head: bytes) -> Kind:
+def sniff(head: bytes) -> SourceKind:
     """The kind of a source from its first 4 KiB (or all of it)."""
     if not head:
-        return Kind.EMPTY
+        return SourceKind.EMPTY
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return Kind.ZIP
+        return SourceKind.ZIP
     if head.startswith(_GZIP):
-        return Kind.TAR_GZ if _holds_tar(head) else Kind.OTHER
+        return SourceKind.TAR_GZ if _holds_tar(head) else SourceKind.OTHER
     if codec := codec_of(head):  # what is inside shows when it is read: a block of bzip2 is longer than a head
         return BY_CODEC[codec.name]
     if looks_like_tar(head):
-        return Kind.TAR
+        return SourceKind.TAR
     if b"\0" not in head and _is_utf8(head):
-        return Kind.TEXT
-    return Kind.OTHER
+        return SourceKind.TEXT
+    return SourceKind.OTHER
 
 
 def describe(head: bytes) -> str:
     """Words for a person ("a PNG image", "a gzip of a PDF document"), from libmagic where it is installed."""
     if head.startswith(_GZIP):
         inner, _ = _inflate_head(head)
-        return f"a gzip of {'text' if sniff(inner) is Kind.TEXT else describe(inner)}" if inner else "an empty gzip"
+        return (
+            f"a gzip of {'text' if sniff(inner) is SourceKind.TEXT else describe(inner)}" if inner else "an empty gzip"
+        )
     name = ""
     # Not installed, without its database, or unhappy with hostile bytes: a name is never worth a crash.
     with suppress(Exception):

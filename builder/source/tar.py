@@ -24,7 +24,17 @@ from builder.errors import BuildError
 from builder.source.decode import GZIP, Decoded, codec_of
 from builder.source.entry import ArchiveEntry, unreadable, unsafe
 from builder.source.limits import MIB, too_large
-from builder.source.sniff import BLOCK, BY_CODEC, HEAD_BYTES, NEEDED, Kind, describe, is_tar, looks_like_tar, sniff
+from builder.source.sniff import (
+    BLOCK,
+    BY_CODEC,
+    HEAD_BYTES,
+    NEEDED,
+    SourceKind,
+    describe,
+    is_tar,
+    looks_like_tar,
+    sniff,
+)
 from builder.text import size as in_words
 
 CHUNK = 256 * 1024
@@ -54,8 +64,14 @@ class _Meta:
 class _Stream:
     """Reads of known length from a plain or compressed stream, in chunks of 256 KiB."""
 
-    def __init__(self, file: BinaryIO, kind: Kind) -> None:
-        codec = GZIP if kind is Kind.TAR_GZ else codec_of(file.read(HEAD_BYTES)) if kind is not Kind.TAR else None
+    def __init__(self, file: BinaryIO, kind: SourceKind) -> None:
+        codec = (
+            GZIP
+            if kind is SourceKind.TAR_GZ
+            else codec_of(file.read(HEAD_BYTES))
+            if kind is not SourceKind.TAR
+            else None
+        )
         file.seek(0)
         self._file: BinaryIO | Decoded = Decoded(file, codec) if codec else file
         self._buffer = memoryview(b"")
@@ -111,7 +127,7 @@ class _Body:
             self._stream.exact(self._padding)
 
 
-def read_tar(file: BinaryIO, kind: Kind) -> Iterator[ArchiveEntry]:
+def read_tar(file: BinaryIO, kind: SourceKind) -> Iterator[ArchiveEntry]:
     """The entries in order; each one's data must be read before the next. `file` is unbuffered or buffered.
 
     `kind` is a tar, plain or compressed. Raises `BuildError` ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge (headers
@@ -127,7 +143,7 @@ def read_tar(file: BinaryIO, kind: Kind) -> Iterator[ArchiveEntry]:
             _only_zeros(stream)
             return
         if not begun and kind in _PACKED and not looks_like_tar(header):
-            what = "text" if sniff(header) is Kind.TEXT else describe(header)
+            what = "text" if sniff(header) is SourceKind.TEXT else describe(header)
             raise BuildError("NotAnArchive", f"this is {what}, compressed by {_PACKED[kind]}; {NEEDED}")
         begun = True
         if len(header) < BLOCK:

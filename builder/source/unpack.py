@@ -16,7 +16,7 @@ from typing import BinaryIO
 from builder.errors import BuildError
 from builder.source.entry import ArchiveEntry
 from builder.source.limits import ArchiveLimits, Meter
-from builder.source.sniff import HEAD_BYTES, NEEDED, Kind, describe, is_tar, sniff
+from builder.source.sniff import HEAD_BYTES, NEEDED, SourceKind, describe, is_tar, sniff
 from builder.source.tar import read_tar
 from builder.source.write import FolderWriter, Unpacked, from_disk
 from builder.source.zip import read_zip
@@ -49,16 +49,16 @@ def unpack_file(file: FileIO, dest: Path, limits: ArchiveLimits, *, lift: bool =
 
 def _entries(file: BinaryIO, head: bytes, meter: Meter) -> Iterator[ArchiveEntry]:
     kind = sniff(head)
-    if kind is Kind.EMPTY:
+    if kind is SourceKind.EMPTY:
         raise BuildError("SourceEmpty", "the source has no bytes")
-    if kind is Kind.TEXT:
+    if kind is SourceKind.TEXT:
         raise BuildError("NotAnArchive", "archive holds plain text; send a single file as sourceCode")
-    if kind is Kind.OTHER:
+    if kind is SourceKind.OTHER:
         raise BuildError("NotAnArchive", f"this is {describe(head)}; {NEEDED}")
-    if kind is not Kind.TAR and is_tar(head):
+    if kind is not SourceKind.TAR and is_tar(head):
         message = f"this is a {kind.value} and a plain tar at once; it can be read in two ways"
         raise BuildError("ArchiveUnsafe", message)
-    if kind is Kind.ZIP:
+    if kind is SourceKind.ZIP:
         return read_zip(file.fileno(), meter)
     return read_tar(file, kind)
 
@@ -69,17 +69,17 @@ def write_single(path_name: str, data: bytes, dest: Path) -> Unpacked:
     Raises `BuildError` SourceEmpty, NotAnArchive (it is not UTF-8 text), ArchiveTooLarge.
     """
     kind = sniff(data)
-    if kind is Kind.EMPTY or (kind is Kind.TEXT and not data.strip()):
+    if kind is SourceKind.EMPTY or (kind is SourceKind.TEXT and not data.strip()):
         raise BuildError("SourceEmpty", "sourceCode is empty", where="code.compile.sourceCode")
-    if kind is not Kind.TEXT:
+    if kind is not SourceKind.TEXT:
         raise BuildError("NotAnArchive", f"sourceCode is {_no_text(kind, data)}", where="code.compile.sourceCode")
     entry = ArchiveEntry(number=1, name=path_name, kind="file", size=len(data), data=iter((data,)))
     return FolderWriter(dest, Meter(ArchiveLimits(), len(data)), lift=False).write([entry])
 
 
-def _no_text(kind: Kind, data: bytes) -> str:
-    if kind is not Kind.OTHER:
+def _no_text(kind: SourceKind, data: bytes) -> str:
+    if kind is not SourceKind.OTHER:
         return f"a {kind.value}; send it as archive"
-    if sniff(data[:HEAD_BYTES]) is Kind.OTHER:
+    if sniff(data[:HEAD_BYTES]) is SourceKind.OTHER:
         return describe(data[:HEAD_BYTES])
     return "text only at its start: it goes on with NUL or what is no UTF-8"

@@ -16,7 +16,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, f
 
 from builder.store import offers, outbox
 from builder.store.closing import (
-    Adopted,
+    AdoptedBuilds,
     Published,
     TagsMoved,
     adopt_due,
@@ -39,7 +39,7 @@ from builder.store.schema import builds, labels
 from builder.store.transitions import FINALIZE, PENDING, RUNNING
 
 __all__ = [
-    "Adopted", "Claimed", "Finished", "Published", "QueueFull", "Row", "Submission", "TagsMoved", "UnknownNode",
+    "AdoptedBuilds", "Claimed", "Finished", "Published", "QueueFull", "Row", "Submission", "TagsMoved", "UnknownNode",
     "adopt_due", "adopt_finalize", "builds", "by_id", "cancel", "claim", "finish", "get", "hand_back", "heartbeat",
     "keep_finalize", "page", "planned", "position", "publish", "rebuild", "refuse", "release_finalize", "starting",
     "submit", "succeed", "tag_digest", "tags_to_check", "unresolved",

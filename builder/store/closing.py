@@ -50,7 +50,7 @@ _OTHERS = builds.alias()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adopted:
+class AdoptedBuilds:
     """Builds that were adopted. `left`: others are due and wait for a free finalizer, or for their repository's."""
 
     rows: list[Row] = field(default_factory=list)
@@ -80,7 +80,7 @@ def adopt_finalize(store: Store, lease_ms: int, nonce: str = "") -> Row | None:
 
 def adopt_due(
     store: Store, lease_ms: int, limit: int, *, outside: int | None = None, look: bool = True, nonce: str = ""
-) -> Adopted:
+) -> AdoptedBuilds:
     """Take up to `limit` builds in FINALIZE, those that have been due for longest first, in one transaction; then
     prebuilt images that are queued.
 
@@ -95,7 +95,7 @@ def adopt_due(
             now_column, parameters = store.clock_parameter(tx)
             found = tx.execute(_any_due(now_column), parameters).scalar()
         if not found:
-            return Adopted(left=found is not None)
+            return AdoptedBuilds(left=found is not None)
     rows: list[Row] = []
     with store.transaction() as tx:
         now = store.now(tx)
@@ -126,7 +126,7 @@ def adopt_due(
                 rows.append(_taken(tx, now, row, lease_ms, nonce))
             late, asked = _waiting(tx, now)
         left = late or asked
-    return Adopted(rows=rows, left=left)
+    return AdoptedBuilds(rows=rows, left=left)
 
 
 @functools.cache

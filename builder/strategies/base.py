@@ -93,7 +93,7 @@ def prefix_of(repository: str, organization: str) -> str:
     return f"{before}/{organization}".lstrip("/")
 
 
-class ImagePlan(Protocol):
+class StrategyPlan(Protocol):
     """What every strategy's plan has."""
 
     @property
@@ -156,7 +156,7 @@ class Planner(Protocol):
     TITLE: str
     """For people."""
     PLAN: type[Any]
-    """The dataclass of its plans: an `ImagePlan`."""
+    """The dataclass of its plans: a `StrategyPlan`."""
 
     def plan(self, root: Path, asked: ImageRequest, known: str) -> Any:
         """What would build the image; `known` is of `learn`. Raises `BuildError` for a source that cannot be built."""

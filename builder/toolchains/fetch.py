@@ -86,7 +86,7 @@ def ensure_base(
         if row.base:
             made = build_base(store, row.base, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
             digest = made.digest
-    packages.fetch(folders_of(settings), _store(settings), row, settings.index_env, settings.ca_bundle, progress)
+    packages.fetch(folders_of(settings), _store(settings), row, settings, progress)
     return digest
 
 

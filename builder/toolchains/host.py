@@ -21,7 +21,7 @@ from builder.images.store import ImageStore
 from builder.plan import Toolchain
 from builder.sandbox import Root
 from builder.toolchains.copies import Copies
-from builder.toolchains.packages import file_of
+from builder.toolchains.placing import file_of
 from builder.toolchains.provider import FoundToolchain, Lender, Part, Provided
 from builder.toolchains.recipe import Program, Recipe, read_recipe
 from builder.toolchains.states import Kept

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.bases.recipe import TOOLCHAIN_FILE, Recipe, read_recipes
+from builder.bases.recipe import TOOLCHAIN_FILE, ImageRecipe, read_recipes
 from builder.errors import BuildError
 from builder.images.image import BaseImage
 from builder.images.store import ImageStore
@@ -176,7 +176,7 @@ class ImageProvider:
                 raise _unavailable(row, f"{what}, {row.version} is needed")
         return tuple(mount for each in mounts for mount in (each, *_linked(rootfs, each)))
 
-    def recipe(self, row: Toolchain) -> Recipe | None:
+    def recipe(self, row: Toolchain) -> ImageRecipe | None:
         """The recipe of a row's toolchain image, None where there is none; an operator's own goes before a shipped one.
 
         Raises `BuildError` InvalidRequest."""
@@ -195,13 +195,13 @@ class ImageProvider:
         return image
 
 
-_read: Kept[Mapping[str, Recipe]] = Kept()
+_read: Kept[Mapping[str, ImageRecipe]] = Kept()
 
 
-def _recipes_of(folder: Path, runtime: str) -> Mapping[str, Recipe]:
+def _recipes_of(folder: Path, runtime: str) -> Mapping[str, ImageRecipe]:
     """Name of a toolchain → its recipe, of a runtime's folder below `folder`."""
 
-    def read() -> Mapping[str, Recipe]:
+    def read() -> Mapping[str, ImageRecipe]:
         found = read_recipes(folder / runtime, TOOLCHAIN_FILE).values()
         return {name: each for each in reversed(found) for name in each.toolchains or (each.name,)}
 
@@ -233,7 +233,7 @@ def _place(row: Toolchain, rootfs: Path, path: str) -> str:
     return "/" + _inside(row, rootfs, rootfs / path.lstrip("/")).relative_to(rootfs).as_posix()
 
 
-def _has_c(recipe: Recipe | None) -> bool:
+def _has_c(recipe: ImageRecipe | None) -> bool:
     """Whether an image has a C compiler: Debian's by its package; the public ones of compilers bring one."""
     return recipe is not None and (bool(recipe.reference) or "gcc" in recipe.packages)
 

@@ -12,37 +12,22 @@ import gzip
 import hashlib
 import os
 import tarfile
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from builder.errors import BuildError, PlatformError
 from builder.plan import Toolchain
+from builder.sandbox.policy import DEFAULT_PORTS, bypasses
+from builder.settings import Settings, without_credentials
+from builder.toolchains.placing import file_of, placing
 from builder.toolchains.recipe import NpmPackage, read_recipe
-
-if TYPE_CHECKING:
-    from http.client import HTTPResponse
 
 CHUNK = 1 << 20
 PACKAGE_LIMIT = 512 * 1024 * 1024
 FILE_LIMIT = 1024 * 1024 * 1024
 """The one file that is wanted has no more, unpacked; deno has 130 MiB."""
 SILENCE_S = 60.0
-
-
-def file_of(store: Path, row: Toolchain, package: NpmPackage) -> Path:
-    """Where the file of a row's package is, or will be. Its name holds the digest that it was verified by.
-
-    Raises `BuildError` ToolchainUnavailable for a version that the recipe does not name.
-    """
-    if row.version not in package.releases:
-        raise BuildError("ToolchainUnavailable", f"{row.name}: its toolchain.toml has no release of {row.version}")
-    release, integrity = package.releases[row.version]
-    mark = hashlib.sha256(f"{package.name} {package.file} {integrity}".encode()).hexdigest()[:16]
-    return store / f"{row.runtime}-{release}-{mark}" / package.file.rpartition("/")[2]
 
 
 def can_fetch(folders: tuple[Path, ...], row: Toolchain) -> bool:
@@ -55,75 +40,65 @@ def fetch(
     folders: tuple[Path, ...],
     store: Path,
     row: Toolchain,
-    settings: Mapping[str, str],
-    ca_bundle: str,
+    settings: Settings,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Have the packages of a row in `store`. `settings` are the operator's index settings.
+    """Have the packages of a row in `store`, by the bundle, the proxy and the registries of the settings.
 
-    Raises `BuildError` ToolchainUnavailable, `PlatformError` PackageIndexUnavailable.
+    Raises `BuildError` ToolchainUnavailable, InvalidRequest for a bundle that is none; `PlatformError`
+    PackageIndexUnavailable, NodeDiskFull.
     """
     for package in read_recipe(folders, row.runtime).packages:
         file = file_of(store, row, package)
         if not file.is_file():
             progress(f"fetching {package.name} {package.releases[row.version][0]}")
-            _fetch(file, row, package, settings, ca_bundle)
+            _fetch(file, row, package, settings)
 
 
-def _fetch(file: Path, row: Toolchain, package: NpmPackage, settings: Mapping[str, str], ca_bundle: str) -> None:
+def _fetch(file: Path, row: Toolchain, package: NpmPackage, settings: Settings) -> None:
     release, integrity = package.releases[row.version]
-    base = (settings.get(package.setting) or package.registry).rstrip("/")
-    url = f"{base}/{package.name}/-/{package.name.rpartition('/')[2]}-{release}.tgz"
+    base = (settings.index_env.get(package.setting) or package.registry).rstrip("/")
+    path = f"{package.name}/-/{package.name.rpartition('/')[2]}-{release}.tgz"
     with placing(file) as (partial, made):
         archive = partial / "archive"
-        _download(url, archive, integrity, ca_bundle)
+        _download(base, path, archive, integrity, settings)
         _extract(archive, package, made)
 
 
-@contextmanager
-def placing(file: Path) -> Iterator[tuple[Path, Path]]:
-    """(a folder to work in, where the file is to be made): when the block ends, the file's folder is there at once, for
-    every user. Another process may be first."""
-    store = file.parent.parent
-    store.mkdir(parents=True, exist_ok=True)
-    store.chmod(0o755)  # whatever the umask: the build user passes
-    with tempfile.TemporaryDirectory(dir=store, prefix=".partial-") as partial:
-        made = Path(partial, "files")
-        made.mkdir()
-        yield Path(partial), made / file.name
-        made.chmod(0o755)
-        try:
-            made.rename(file.parent)
-        except OSError:
-            if not file.is_file():
-                raise
+def _download(base: str, path: str, into: Path, integrity: str, settings: Settings) -> None:
+    import httpx
 
+    from builder.tls import new_client  # nothing else of a process that only builds needs them
 
-def _download(url: str, into: Path, integrity: str, ca_bundle: str) -> None:
-    import http.client
-    import ssl
-    import urllib.request  # nothing else of a node needs them
-
+    shown = f"{without_credentials(base)}/{path}"
     algorithm, _, wanted = integrity.partition("-")
     hasher, size = hashlib.new(algorithm), 0
-    context = ssl.create_default_context(cafile=ca_bundle or None)
-    request = urllib.request.Request(url, headers={"User-Agent": "ignite-builder"})
+    headers = {"user-agent": "ignite-builder", "accept-encoding": "identity"}
     try:
-        answer: HTTPResponse
-        with urllib.request.urlopen(request, timeout=SILENCE_S, context=context) as answer, into.open("wb") as out:
-            while chunk := answer.read(CHUNK):
+        asked = httpx.URL(f"{base}/{path}")
+        bypassed = bypasses(asked.host, asked.port or DEFAULT_PORTS.get(asked.scheme, 0), settings.no_proxy)
+        proxy = "" if bypassed else settings.upstream_proxy
+        with (
+            new_client(ca_bundle=settings.ca_bundle, proxy=proxy, timeout=httpx.Timeout(SILENCE_S)) as client,
+            client.stream("GET", asked, headers=headers, follow_redirects=True) as answer,
+            into.open("wb") as out,
+        ):
+            if answer.status_code != httpx.codes.OK:
+                raise PlatformError("PackageIndexUnavailable", f"{shown} is answered with {answer.status_code}")
+            for chunk in answer.iter_raw(CHUNK):
                 size += len(chunk)
                 if size > PACKAGE_LIMIT:
-                    raise PlatformError("PackageIndexUnavailable", f"{url} is larger than {PACKAGE_LIMIT} bytes")
+                    raise PlatformError("PackageIndexUnavailable", f"{shown} is larger than {PACKAGE_LIMIT} bytes")
                 hasher.update(chunk)
                 out.write(chunk)
-    except (OSError, http.client.HTTPException) as error:  # URLError, HTTPError and a connection that broke off
+    except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PlatformError("NodeDiskFull", f"{url} cannot be stored: the disk of this node is full") from None
-        raise PlatformError("PackageIndexUnavailable", f"{url} is not to be had: {error}") from None
+            raise PlatformError("NodeDiskFull", f"{shown} cannot be stored: the disk of this node is full") from None
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise PlatformError("PackageIndexUnavailable", f"{shown} is not to be had: {said}") from None
     if hasher.digest() != _decoded(wanted):
         found = base64.b64encode(hasher.digest()).decode()
-        message = f"{url} has the digest {algorithm}-{found}, not {integrity}"
+        message = f"{shown} has the digest {algorithm}-{found}, not {integrity}"
         raise PlatformError("PackageIndexUnavailable", message)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from builder.errors import BuildError, PlatformError
 from builder.settings import Settings
 from builder.toolchains.host import find_program
-from builder.toolchains.packages import placing
+from builder.toolchains.placing import placing
 
 TIMEOUT_S = 600
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -8,8 +8,8 @@ from typing import Protocol, TypeVar, cast
 
 from google.protobuf.message import Message
 
-from builder.claims.calls import Refused, Unanswered
-from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.client.api import Api
+from builder.client.judged import judged
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 Answer = TypeVar("Answer", bound=Message)
@@ -39,7 +39,7 @@ class ApiWatcherCalls:
     """Over a client of the API, whose calls block: on few threads of its own."""
 
     def __init__(self, api: Api) -> None:
-        self._api = api
+        self._api, self._has_answered = api, False
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="calls")
 
     async def adopt(self, request: pb.AdoptJobRequest) -> pb.AdoptJobResponse:
@@ -69,10 +69,8 @@ class ApiWatcherCalls:
         self._api.close()
 
     async def _call(self, name: str, request: Message, answer: type[Answer]) -> Answer:
-        try:
+        with judged(is_known=self._has_answered):
             loop = asyncio.get_running_loop()
-            return cast(Answer, await loop.run_in_executor(self._threads, self._api.call, name, request))
-        except ApiUnreachable as error:
-            raise Unanswered(str(error)) from error
-        except ApiError as error:
-            raise Refused(str(error)) from error
+            found = await loop.run_in_executor(self._threads, self._api.call, name, request)
+        self._has_answered = True
+        return cast(Answer, found)

@@ -39,7 +39,7 @@ REGISTRY_FAULTS = {
 }
 DATABASE_FAULTS = {"kill-database": 3, "pause-database": 2, "end-sessions": 2}
 SEEDS = (1, 2, 3, 4, 5, 6, 7, 8)
-"""Of `make test`; together they meet every kind of fault."""
+"""The seeds of `make test`; together they meet every kind of fault."""
 SPELL_S = (0.2, 6.0)
 """From below a heartbeat to two leases."""
 

@@ -15,6 +15,7 @@ from builder import config
 from builder.data import runtimes_dir
 from builder.pipelines import catalog
 from builder.toolchains import packages
+from builder.toolchains.placing import file_of
 from builder.toolchains.recipe import read_recipe
 from tests.conformance.apps import Command, started
 from tests.conformance.suite import *  # noqa: F403  (one suite for all runtimes)
@@ -71,12 +72,12 @@ def deno(folder: Path, into: Path, version: str = "2.7") -> Command:
     settings = config.load({"node_dir": str(KEPT)}).settings
     row = catalog.read(runtimes_dir() / "catalog.toml").find("deno", version)
     store = KEPT / "toolchains"
-    packages.fetch((runtimes_dir(),), store, row, settings.index_env, settings.ca_bundle)
+    packages.fetch((runtimes_dir(),), store, row, settings)
     (package,) = read_recipe((runtimes_dir(),), "deno").packages
     shutil.copytree(folder, into)
     sdk = (runtimes_dir() / "deno" / "sdk" / "mod.ts").as_uri()
     into.joinpath("deno.json").write_text(json.dumps({"imports": {"ignite": sdk}}))
-    argv = (str(packages.file_of(store, row, package)), "run", "--no-prompt", "--allow-net", "--allow-env", "main.ts")
+    argv = (str(file_of(store, row, package)), "run", "--no-prompt", "--allow-net", "--allow-env", "main.ts")
     env = {"DENO_DIR": str(into / "cache"), "DENO_NO_UPDATE_CHECK": "1"}
     # Deno.serve: its loop takes no request once shutdown() is called, not even of a connection that it has accepted.
     return Command(argv=argv, env=env, cwd=into, loses_accepted=True)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 BUILD = Path(__file__).resolve().parents[2] / "runtimes" / "python" / "build"
 SCRIPT = BUILD / "check_and_compile.py"
 NOTHING = "no-list.txt"
-"""Of the installer: nothing to install, so that it cleans and compiles what is there."""
+"""The installer's list: nothing to install, so that it cleans and compiles what is there."""
 HANDLER = "def handler(payload, ctx):\n    return payload\n"
 
 

@@ -64,7 +64,7 @@ def versions(kept: Path, start: Callable[..., AbstractContextManager[Server]]) -
     """A server whose node has every version."""
     settings = config.load({"node_dir": str(kept)}).settings
     for row in ROWS:
-        packages.fetch((runtimes_dir(),), kept / "toolchains", row, settings.index_env, settings.ca_bundle)
+        packages.fetch((runtimes_dir(),), kept / "toolchains", row, settings)
     with start(own_caches=False, build_uid=uids.SERVER) as running:
         yield running
 

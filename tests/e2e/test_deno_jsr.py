@@ -61,7 +61,7 @@ def server(kept: Path, host: ModuleHost, start: Callable[..., AbstractContextMan
     """A server whose node has every version, and whose packages of JSR come from the host."""
     settings = config.load({"node_dir": str(kept)}).settings
     for row in ROWS:
-        packages.fetch((runtimes_dir(),), kept / "toolchains", row, settings.index_env, settings.ca_bundle)
+        packages.fetch((runtimes_dir(),), kept / "toolchains", row, settings)
     index = {**settings.index_env, "JSR_URL": host.origin}
     with start(own_caches=True, build_uid=uids.SERVER, index_env=index, ca_bundle=str(host.bundle), slots=1) as running:
         yield running

@@ -182,6 +182,17 @@ def test_without_options_it_reads_every_queue_with_the_slots_of_the_settings(con
     assert not control.node().queues  # it was idle, and said goodbye nevertheless
 
 
+def test_a_node_that_runs_offers_what_is_fetched_to_it_until_it_is_removed(control: Control, kept: Path) -> None:
+    empty = control.folder / "empty"
+    empty.mkdir()
+    with control.worker("-Q", "compile.python", NODE_DIR=str(empty)):
+        assert "python-3.11" not in control.node().toolchains
+        (empty / "bases").symlink_to(kept / "bases")
+        assert until(lambda: "python-3.11" in control.node().toolchains), control.log
+        (empty / "bases").unlink()
+        assert until(lambda: "python-3.11" not in control.node().toolchains), control.log
+
+
 def test_term_lets_a_build_end_and_leaves_nothing(control: Control) -> None:
     server = control.server
     with control.worker("-Q", "compile.any,compile.python", **control.scripts) as process:

@@ -53,7 +53,7 @@ def bubblewrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bubblewrap:
     return Bubblewrap(tmp_path)
 
 
-def found() -> dict[str, sandbox.Finding]:
+def found() -> dict[str, sandbox.HostCheck]:
     return {finding.name: finding for finding in sandbox.check()}
 
 

@@ -113,7 +113,7 @@ def registrations_that_are_none(world: World) -> str:
 
 @probe("not granted")
 def builds_that_a_node_may_not_claim(world: World) -> str:
-    """Of a queue that it does not read, of another owner, that there are not."""
+    """A build of a queue that it does not read, one of another owner, and one that is not there."""
     owned, _ = world.claimed()
     scripted = world.script("claimed", "import time; time.sleep(0)\nopen('/work/out/server.py', 'w')\n")
     tried = {}

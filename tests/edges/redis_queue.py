@@ -64,7 +64,7 @@ def hints_without_a_signature(world: World) -> str:
 
 @probe("dropped")
 def hints_with_a_wrong_signature(world: World) -> str:
-    """Of another key, another build, another version, an empty key; with one more field."""
+    """Signatures of another key, another build, another version, an empty key; with one more field."""
     genuine = run_message(f"{STRANGER}91", KEY)
     other = run_message(f"{STRANGER}92", KEY)
     version = genuine | {"v": 2}

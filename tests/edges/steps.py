@@ -13,7 +13,7 @@ Look = Callable[[World, dict[str, object]], str]
 
 
 def members(world: World, record: dict[str, object]) -> list[tarfile.TarInfo]:
-    """Of the artifact's own layer."""
+    """The members of the artifact's own layer."""
     with tarfile.open(fileobj=io.BytesIO(world.layer(record))) as layer:
         return layer.getmembers()
 

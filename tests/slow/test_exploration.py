@@ -15,9 +15,9 @@ SHARED = {"attach", "reuse", "primary-succeeded", "primary-failed", "promote", "
 """They need a second build."""
 
 OF_IMAGES = {"resolve", "image-refused"}
-"""Of the queue that no node reads: the model of prebuilt images."""
+"""Events of the queue that no node reads: the model of prebuilt images."""
 OF_JOBS = {"launching", "launched", "adopt-job", "caught-up", "release", "unwatched"}
-"""Of stage JOB: its models are in tests/e2e."""
+"""Events of stage JOB: its models are in tests/e2e."""
 
 
 def test_one_build() -> None:

@@ -15,7 +15,7 @@ from builder.errors import BuildError, PlatformError
 from builder.source.decode import BZIP2, XZ, ZSTD
 from builder.source.digest import code_hash
 from builder.source.links import judge_links
-from builder.source.sniff import Kind, describe, sniff
+from builder.source.sniff import SourceKind, describe, sniff
 from builder.source.unpack import ArchiveLimits, unpack
 from builder.text import visible
 from tests.source_archives import HOSTILE, LINK, PACKERS, Tar, Zip, gz, pax, tar, zipped
@@ -106,7 +106,7 @@ def test_random_bytes(data: bytes) -> None:
 @given(st.binary(max_size=9000))
 def test_naming_random_bytes(data: bytes) -> None:
     assert describe(data).isprintable()
-    assert (sniff(data) is Kind.EMPTY) == (not data)
+    assert (sniff(data) is SourceKind.EMPTY) == (not data)
 
 
 @settings(quick, max_examples=200)

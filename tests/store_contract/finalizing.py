@@ -48,13 +48,13 @@ def test_adopting_several_takes_one_of_each_repository_and_names_that_others_wai
     assert ([row["build_id"] for row in adopted.rows], adopted.left) == ([first, other], True)
     adopted = builds.adopt_due(world.store, LEASE, 2)
     assert ([row["build_id"] for row in adopted.rows], adopted.left) == ([third], True)
-    assert builds.adopt_due(world.store, LEASE, 2) == builds.Adopted(left=True), "its repository is busy"
+    assert builds.adopt_due(world.store, LEASE, 2) == builds.AdoptedBuilds(left=True), "its repository is busy"
     for build in (first, other, third):
         row = world.row(build)
         assert builds.publish(world.store, build, row["claim"]) and builds.succeed(world.store, build, row["claim"], ())
     adopted = builds.adopt_due(world.store, LEASE, 2)
     assert ([row["build_id"] for row in adopted.rows], adopted.left) == ([second], False)
-    assert builds.adopt_due(world.store, LEASE, 2, look=False) == builds.Adopted()
+    assert builds.adopt_due(world.store, LEASE, 2, look=False) == builds.AdoptedBuilds()
 
 
 def test_publish_of_a_build_whose_cancel_was_asked_for_cancels_it(world: World) -> None:

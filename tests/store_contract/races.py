@@ -7,6 +7,8 @@ import threading
 from functools import partial
 from typing import Any
 
+import pytest
+
 from builder.store import builds, logs, nodes, outbox, rows
 from tests.store_contract.world import LEASE, LIVE_MS, World, line, open_world, race, two_in_finalize
 
@@ -199,6 +201,7 @@ def test_two_dispatchers_offer_and_everything_is_offered(world: World) -> None:
     assert set(offered) == set(ids)
 
 
+@pytest.mark.slow
 def test_a_mixed_crowd_ends_every_build_once(world: World) -> None:
     """Workers that claim, plan one of two keys, fail or succeed; finalizers, cancels and reconcilers beside them."""
     ids = [world.submit() for _ in range(24)]

@@ -19,6 +19,7 @@ from builder.pipelines import PIPELINES, catalog
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_generated_pages_are_current() -> None:
     for path, text in doc.pages().items():
         assert path.read_text() == text, f"{path.name} is stale; run: make generate"
@@ -190,6 +191,7 @@ def test_links_of_the_readme_exist() -> None:
         assert (ROOT / target.replace("\\", "")).exists(), target
 
 
+@pytest.mark.slow
 def test_no_other_module_names_a_runtime() -> None:
     """Names, extensions, file names, index variables, hosts and targets are facts of a runtime's module and folder."""
     rows = catalog.read(runtimes_dir() / "catalog.toml").toolchains()
@@ -222,7 +224,7 @@ def test_a_docstring_names_its_subject_first() -> None:
     """ "Of a message" is half a sentence, whose subject is the name of a constant above it."""
     found = {
         f"{path.relative_to(ROOT).as_posix()}: {node.value.value[:60]}"
-        for folder in ("builder", "bench")
+        for folder in ("builder", "bench", "tests")
         for path in (ROOT / folder).rglob("*.py")
         if re.search(r"[\"']Of ", path.read_text(encoding="utf-8"))
         for node in ast.walk(tree_of(path))

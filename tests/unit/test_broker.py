@@ -47,6 +47,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()) | JSON.map(message))
 def test_whatever_it_is_it_is_read_or_refused(item: bytes) -> None:
     try:

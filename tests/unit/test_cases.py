@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CASES: list[dict[str, Any]] = tomllib.loads((ROOT / "tests/data/cases.toml").read_text(encoding="utf-8"))["case"]
 COUNT = 63
-"""Of Go, Python and packing. A case is added and never taken out."""
+"""The cases of Go, Python and packing. One is added and never taken out."""
 
 
 @functools.cache

@@ -440,6 +440,7 @@ def test_a_loop_that_fails_several_times_in_a_row_is_named_until_it_goes_well(wo
     assert steps == [("dispatch", False)] * FAILED_STEPS + [("dispatch", True)]
 
 
+@pytest.mark.slow
 def test_a_loop_that_fails_hides_no_other_and_ends_none(world: World) -> None:
     """Two of the real threads fail at each step, a third one goes on."""
     control = Control(world)

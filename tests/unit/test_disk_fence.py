@@ -372,7 +372,7 @@ def test_who_has_a_work_folder_within_a_left_file_system_mounted_is_ended(
 
 
 def test_a_mount_of_any_name_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of Latin-1, and with characters at which Python's text has a new line or a new word."""
+    """Names of Latin-1, and with characters at which Python's text has a new line or a new word."""
     name, ended = "a" * 20 + "-2", list[int]()
     odd = ("/b\udce4r", "/b\xa0 \x85r", "/b\u2028r\x0b", "/b\x1cr")
     lines = [f"{at} 1 8:1 {root} /mnt{root} rw - ext4 /dev/sda rw\n" for at, root in enumerate((*odd, f"/{name}"))]

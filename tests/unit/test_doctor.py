@@ -9,7 +9,7 @@ import pytest
 
 from builder.engine.api import unreachable
 from builder.local import doctor
-from builder.sandbox import Finding
+from builder.sandbox import HostCheck
 from builder.settings import Settings
 
 OVERLAY: dict[str, str] = {}
@@ -17,7 +17,7 @@ OVERLAY: dict[str, str] = {}
 NO_GROUPS = "not writable: memory and processes are watched from outside, CPU is not limited"
 
 
-def look(monkeypatch: pytest.MonkeyPatch, folder: Path, *said: Finding, **flags: object) -> dict[str, doctor.Finding]:
+def look(monkeypatch: pytest.MonkeyPatch, folder: Path, *said: HostCheck, **flags: object) -> dict[str, doctor.Finding]:
     """The findings by name on a host whose sandbox says this; trying it out takes a process."""
     monkeypatch.setattr(doctor.sandbox, "check", lambda: said)
     monkeypatch.setattr(doctor.sandbox, "lacks_overlay", lambda folder: OVERLAY.get(folder, ""))
@@ -32,7 +32,7 @@ def test_what_a_sources_own_code_gets_of_a_cache_is_named(monkeypatch: pytest.Mo
 
 
 def test_without_control_groups_cpu_is_not_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    missing = Finding(name="control groups", ok=False, detail=NO_GROUPS, next="Delegate=yes")
+    missing = HostCheck(name="control groups", ok=False, detail=NO_GROUPS, next="Delegate=yes")
     found = look(monkeypatch, tmp_path, missing)["control groups"]
     assert (found.ok, found.effect, found.mend) == (False, NO_GROUPS, "Delegate=yes")
 

@@ -74,7 +74,7 @@ yzjrh04pWUMNCac3g1yHG+EPmXghX/sm+Ogd3qrAveXun3YF1JgnjtnRbXmX5AXsB7jQ3S
 DoZ4IBTQnkMHnsSQ==
 -----END OPENSSH PRIVATE KEY-----
 """
-"""Of `ssh-keygen -N x`."""
+"""A key that `ssh-keygen -N x` made."""
 ED25519 = ed25519.Ed25519PrivateKey.generate()
 URL = parse_url("ssh://git@example.com:2222/a.git")
 

@@ -41,6 +41,7 @@ def test_time_grows_as_the_path_does(pattern: str, part: str) -> None:
     assert min(ratios) <= 32, ratios
 
 
+@pytest.mark.slow
 def test_memory_grows_as_the_pattern_does() -> None:
     """Each class has a number with a bit for each state: of a pattern that no path can match none is made."""
     pattern = "".join(f"**[{chr(0x4E00 + number)}b]" for number in range(2_000))

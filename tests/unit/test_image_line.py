@@ -30,6 +30,7 @@ from builder.images.external import Access, Login
 from builder.kaniko.plan import key_of, materials_of, read_facts, write_facts
 from builder.kube.job import Site, job_name
 from builder.node import drive
+from builder.node import image as image_line
 from builder.node.drive import close, do_work, driving
 from builder.node.image import Launcher
 from builder.settings import JobLogin, JobResources, Settings
@@ -39,6 +40,15 @@ from builder.strategies.preview import call_of, job_of
 from tests.attempt_fixtures import MemoryCalls, grant_of, node_at
 from tests.build_fixtures import tar_of
 from tests.golden.jobs import EXECUTOR, FETCHER, RUN
+
+
+@pytest.fixture(autouse=True, scope="module")
+def repeated_soon() -> Iterator[None]:
+    """The first call of `Calls.store_archive` is never answered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_line, "AGAIN_S", 0.001)
+        yield
+
 
 BUILD = "k7m2xq9d4t1zv6wh5r3p"
 PINNED = "registry.example/debian@sha256:" + "b" * 64

@@ -108,7 +108,7 @@ def test_a_job_never_starts_a_second_pod() -> None:
 
 
 def test_an_ended_job_stays_until_its_outcome_is_stored() -> None:
-    """Of every kind: the watchers may be away for longer than any time that it could name."""
+    """A Job of every kind: the watchers may be away for longer than any time that it could name."""
     kept = {name for name, job in jobs.all_manifests().items() if "ttlSecondsAfterFinished" not in job["spec"]}
     assert kept == set(jobs.all_manifests())
 

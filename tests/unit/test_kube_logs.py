@@ -105,7 +105,7 @@ def test_an_adopter_misses_no_line_of_the_second_of_the_cut() -> None:
 
 
 def test_an_adopter_of_an_earlier_cursor_skips_no_line_of_a_later_second() -> None:
-    """Of such a cursor the second of the newest line is known, and no more."""
+    """Such a cursor tells the second of the newest line, and no more."""
     many = [(2_000_000_000 + number, f"line {number}") for number in range(1000)]
     _, cursor = read_on(many, 0, Cursor())
     assert (stored_before(cursor).since, cursor.lines) == (BEGIN + 1, 1000)

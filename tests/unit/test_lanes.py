@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests import lanes, uids
 from tests.chaos.__main__ import AT_ONCE
 from tests.chaos.parts import LANE_UIDS
-from tests.conftest import parts_of
+from tests.conftest import bytes_of, parts_of
 
 
 def test_each_file_is_in_one_session_and_no_session_is_empty() -> None:
@@ -27,6 +27,11 @@ def test_make_test_runs_the_slow_tests() -> None:
     assert {"test-unit", "test-apart"} <= set(line.split())
 
 
+def test_each_unit_test_is_run_by_the_unit_sessions_or_apart() -> None:
+    apart = [line for line in (lanes.ROOT / "Makefile").read_text().splitlines() if line.endswith("-m slow tests/unit")]
+    assert len(apart) == 1 and all(command[4:6] == ("-m", "not slow") for command in lanes.unit_sessions())
+
+
 def test_what_takes_longest_comes_first() -> None:
     first, *others = lanes.sessions(["tests/cluster"])
     assert first[3:] == ("tests/cluster",) and others == lanes.sessions()
@@ -34,10 +39,11 @@ def test_what_takes_longest_comes_first() -> None:
 
 def test_each_file_of_unit_tests_is_in_one_part_and_no_part_is_small() -> None:
     folder = lanes.ROOT / "tests/unit"
-    parts = parts_of(folder, lanes.UNIT_PARTS)
+    parts = parts_of(folder, lanes.UNIT_LANES)
     assert parts.keys() == set(folder.glob("test_*.py"))
-    sizes = [sum(path.stat().st_size for path in parts if parts[path] == part) for part in range(lanes.UNIT_PARTS)]
+    sizes = [sum(bytes_of(path) for path in parts if parts[path] == part) for part in range(lanes.UNIT_LANES)]
     assert min(sizes) > 0.9 * max(sizes)
+    assert bytes_of(folder / "test_store_contract.py") > 100_000, "the tests that it runs are those of another folder"
     assert [command[-1] for command in lanes.unit_sessions()] == [
         "--part=1/4",
         "--part=2/4",

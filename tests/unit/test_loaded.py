@@ -87,11 +87,13 @@ def loaded(starts: tuple[str, ...]) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_local_build_loads_what_it_may_do_without_once_it_needs_it() -> None:
     assert all(path_of(module) for module in LATER)
     assert loaded(STARTS) & LATER == set()
 
 
+@pytest.mark.slow
 def test_a_worker_has_the_whole_line_before_its_children_are_forked() -> None:
     line = {module for module in LATER if module.startswith("builder.attempt.")}
     assert line <= loaded(("builder.node.worker",))
@@ -122,6 +124,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_a_reader_has_what_functions_import_before_it_is_confined(asked_for: set[str]) -> None:
     whole = loaded(tuple(asked_for))
     assert {"builder.attempt.desk", "builder.source.zip", "builder.dockerfile.check"} <= whole
@@ -134,6 +137,7 @@ def test_a_reader_has_what_functions_import_before_it_is_confined(asked_for: set
     assert lacks == set(UNASKED)
 
 
+@pytest.mark.slow
 def test_a_reader_has_the_codecs_of_what_it_reads(asked_for: set[str]) -> None:
     had = {codecs.lookup(name).name for name in (*reading.CODECS, "utf-8")}
     named, unknown = {encoding for _, encoding in tree._MARKS}, set[tuple[str, str]]()

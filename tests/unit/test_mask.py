@@ -239,6 +239,7 @@ SECRETS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=LEAST, 
 NOISE = st.text(st.sampled_from("aZ0 =+/%\\&;#x-_\n'\"é"), max_size=30)
 
 
+@pytest.mark.slow
 @given(SECRETS, st.sampled_from(sorted(ENCODINGS | MORE)), NOISE, NOISE, st.lists(st.integers(0, 400)),
        st.integers(1, 80))  # fmt: skip
 @example("00000000", "base64", "", "", [], 3)
@@ -265,6 +266,7 @@ def test_what_has_no_secret_passes_as_it_is(fed: list[tuple[str, bool]]) -> None
     assert shown(Mask(["ghp_0123456789"]).lines(), fed) == [line for line, _ in fed]
 
 
+@pytest.mark.slow
 def test_what_waits_is_bounded() -> None:
     """A build that knows the secret prints beginnings of it for ever, or a line without an end."""
     secret = "".join(chr(33 + number % 90) for number in range(MOST))

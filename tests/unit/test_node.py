@@ -478,3 +478,52 @@ def test_every_call_of_an_owner_ends_unanswered_or_refused(error: Exception, mea
             cast(Any, call)(request)
     with pytest.raises(means):
         list(calls.open_source("b", 3))
+
+
+def ours(status: int, code: str) -> httpx.Response:
+    return httpx.Response(status, json={"code": code, "message": "no", "details": []})
+
+
+FOREIGN = {
+    **{str(status): httpx.Response(status, html="no") for status in (302, 400, 401, 403, 404, 407, 431, 451, 501)},
+    "json": httpx.Response(403, json={"code": 403, "message": "denied by policy"}),
+    "nothing": httpx.Response(403),
+    "login": httpx.Response(200, html="log in"),
+}
+
+
+def ends(answer: httpx.Response, tmp_path: Path) -> Iterator[type[Exception] | None]:
+    """How every call of a node ends with this answer."""
+    calls = ApiCalls(Api("http://control.test", "t", transport=httpx.MockTransport(lambda request: answer)))
+    archive = tmp_path / "archive"
+    archive.write_bytes(b"archive")
+    for call in (
+        lambda: calls.claim(pb.ClaimBuildRequest(build_id="b")),
+        lambda: calls.heartbeat(pb.HeartbeatRequest(build_id="b")),
+        lambda: calls.planned(pb.PlannedRequest(build_id="b")),
+        lambda: calls.append_log(pb.AppendLogRequest(build_id="b")),
+        lambda: calls.finish(pb.FinishRequest(build_id="b")),
+        lambda: calls.hand_back(pb.HandBackRequest(build_id="b")),
+        lambda: calls.launching(pb.LaunchingRequest(build_id="b")),
+        lambda: calls.launched(pb.LaunchedRequest(build_id="b")),
+        lambda: list(calls.open_source("b", 3)),
+        lambda: calls.store_archive("b", 3, archive, "sha256:00", 60),
+    ):
+        try:
+            cast(Any, call)()
+            yield None
+        except (Unanswered, CallRefused) as error:
+            yield type(error)
+
+
+@pytest.mark.parametrize("answer", FOREIGN.values(), ids=FOREIGN)
+def test_a_proxys_answer_ends_no_claim(answer: httpx.Response, tmp_path: Path) -> None:
+    """It is tried again while the lease lasts."""
+    assert set(ends(answer, tmp_path)) == {Unanswered}
+
+
+@pytest.mark.parametrize(
+    "answer", [ours(403, "PERMISSION_DENIED"), ours(404, "NOT_FOUND"), httpx.Response(413, html="too large")]
+)
+def test_a_refusal_of_the_api_or_of_what_is_sent_is_final(answer: httpx.Response, tmp_path: Path) -> None:
+    assert set(ends(answer, tmp_path)) == {CallRefused}

@@ -11,7 +11,7 @@ import pytest
 from builder.bases.bytecode import compile_bytecode
 from builder.bases.debian import Ran, mirror_lines, missing_for_mmdebstrap
 from builder.bases.make import build_base, furnish
-from builder.bases.recipe import Bytecode, Recipe, read_recipes
+from builder.bases.recipe import Bytecode, ImageRecipe, read_recipes
 from builder.errors import BuildError
 from builder.images.store import ImageStore
 
@@ -191,7 +191,7 @@ def test_a_wrong_recipe_is_refused_with_its_key(tmp_path: Path, text: str, said:
 
 
 def test_a_recipe_is_installed_furnished_and_stripped(tmp_path: Path) -> None:
-    recipe = Recipe(
+    recipe = ImageRecipe(
         name="x",
         suite="s",
         packages=("a",),
@@ -228,9 +228,9 @@ def test_a_recipe_is_installed_furnished_and_stripped(tmp_path: Path) -> None:
 
 
 def test_the_recipe_is_in_its_digest() -> None:
-    one = Recipe(name="x", suite="s", packages=("a",))
-    assert one.digest == Recipe(name="x", suite="s", packages=("a",)).digest
-    assert one.digest != Recipe(name="x", suite="s", packages=("a",), strip=("b",)).digest
+    one = ImageRecipe(name="x", suite="s", packages=("a",))
+    assert one.digest == ImageRecipe(name="x", suite="s", packages=("a",)).digest
+    assert one.digest != ImageRecipe(name="x", suite="s", packages=("a",), strip=("b",)).digest
 
 
 def test_the_script_is_in_the_digest_and_an_unused_key_is_not(tmp_path: Path) -> None:

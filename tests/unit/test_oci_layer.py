@@ -19,7 +19,7 @@ from isal import isal_zlib
 
 from builder.errors import BuildError
 from builder.images import layer as layer_module
-from builder.images.gather import Kind, LayerEntry
+from builder.images.gather import EntryKind, LayerEntry
 from builder.images.layer import compressor_is_the_known_one, tar_header, write_layer
 from tests.oci_fixtures import make_tree
 
@@ -217,6 +217,7 @@ names = st.binary(min_size=1, max_size=255).filter(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
@@ -251,10 +252,10 @@ def test_any_name_survives_and_order_never_shows(tmp_path: Path, paths: list[lis
 
 @given(st.integers(0, 2**40), st.text(min_size=1, max_size=300).filter(lambda t: "\0" not in t and "/" not in t))
 def test_a_header_says_what_it_was_given(size: int, target: str) -> None:
-    link = LayerEntry(name=b"n" * 150, kind=Kind.LINK, mode=0o777, target=target.encode("utf-8", "replace"))
+    link = LayerEntry(name=b"n" * 150, kind=EntryKind.LINK, mode=0o777, target=target.encode("utf-8", "replace"))
     with tarfile.open(fileobj=io.BytesIO(tar_header(link, 5) + bytes(1024))) as tar:
         member = tar.getmembers()[0]
     assert member.linkname.encode("utf-8", "surrogateescape") == link.target
     assert member.name == "n" * 150 and member.mtime == 5
-    header = tar_header(LayerEntry(name=b"f", kind=Kind.FILE, mode=0o644, size=size), 0)
+    header = tar_header(LayerEntry(name=b"f", kind=EntryKind.FILE, mode=0o644, size=size), 0)
     assert tarfile.TarFile.open(fileobj=io.BytesIO(header + bytes(1024))).next().size == size  # type: ignore[union-attr]

@@ -128,6 +128,37 @@ def test_upper_layers_replace_and_delete(tmp_path: Path) -> None:
     }
 
 
+def test_what_the_images_user_may_read_others_may_in_the_root(tmp_path: Path) -> None:
+    """No owner is restored, so the app owns nothing there."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, kind, mode, uid, gid in (
+            ("home", FOLDER, 0o700, 7, 7),
+            ("home/key", FILE, 0o600, 7, 8),
+            ("group", FOLDER, 0o750, 0, 8),
+            ("group/run", FILE, 0o610, 0, 8),
+            ("root", FOLDER, 0o700, 0, 0),
+            ("root/key", FILE, 0o640, 0, 0),
+            ("other", FOLDER, 0o770, 9, 9),
+            ("none", FOLDER, 0o070, 7, 8),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.uid, info.gid = kind, mode, uid, gid
+            tar.addfile(info)
+    layer = plain(tmp_path / "1", out.getvalue())
+
+    def modes(root: Path) -> dict[str, str]:
+        found = {path.relative_to(root).as_posix(): path.stat().st_mode for path in root.rglob("*")}
+        return {name: f"{stat.S_IMODE(mode):o}" for name, mode in found.items()}
+
+    unpack_image([layer], tmp_path / "run", reader=(7, 8))
+    unpack_image([layer], tmp_path / "root")
+    same = {"root": "700", "root/key": "640", "other": "770", "none": "770"}
+    ours = {"home": "705", "home/key": "604", "group": "755", "group/run": "611"}
+    assert modes(tmp_path / "run") == same | ours
+    assert modes(tmp_path / "root") == same | {"home": "700", "home/key": "600", "group": "750", "group/run": "610"}
+
+
 def test_links_are_resolved_inside_the_root(tmp_path: Path) -> None:
     outside = make_tree(tmp_path / "outside", {"victim": "untouched"})
     layer = packed(
@@ -396,6 +427,7 @@ hostile = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )

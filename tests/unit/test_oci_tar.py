@@ -56,7 +56,7 @@ def header(name: bytes = b"x", kind: bytes = b"0", **fields: Any) -> bytes:
     block = bytearray(512)
     block[: len(name)] = name
     block[100:108] = mode if isinstance(mode, bytes) else b"%07o\0" % mode
-    block[108:124] = b"0000000\0" * 2
+    block[108:124] = fields.get("owner", b"0000000\0" * 2)
     block[124:136] = size if isinstance(size, bytes) else b"%011o\0" % size
     block[136:148] = b"00000000000\0"
     block[148:156] = b" " * 8
@@ -243,10 +243,20 @@ def test_numbers_as_writers_have_them() -> None:
     for size in (b"00000001750\0", b"       1750 ", b"1750\0\0\0\0\0\0\0\0", b"\x80" + (1000).to_bytes(11, "big")):
         assert one(header(b"a", size=size) + padded(bytes(1000)) + END).size == 1000
     assert one(header(b"a", size=bytes(12), mode=b"        ") + END) == Entry(
-        name="a", kind="file", mode=0, size=0, target=""
+        name="a", kind="file", mode=0, size=0, target="", uid=0, gid=0
     )
     for size in (b"1000", b"+1000", b"0" * 20 + b"1000"):
         assert one(before(b"x", record(b"size", size)) + header(b"a") + padded(bytes(1000)) + END).size == 1000
+
+
+def test_who_owns_an_entry_is_known_where_its_header_says_it() -> None:
+    large = b"\x80" + (70000).to_bytes(7, "big")
+    found = one(header(b"a", owner=b"0001750\0" + large) + END)
+    assert (found.uid, found.gid) == (1000, 70000)
+    found = one(before(b"x", record(b"uid", b"2000000") + record(b"gid", b"x")) + header(b"a") + END)
+    assert (found.uid, found.gid) == (2000000, -1)
+    for field in (bytes(8), b"        ", b"\xff" * 8, b"nobody\0\0"):
+        assert one(header(b"a", owner=field * 2) + END).uid == -1, "an owner that is none damages nothing"
 
 
 def test_old_checksums_are_taken() -> None:

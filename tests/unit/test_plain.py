@@ -11,7 +11,7 @@ import pytest
 from builder import pipelines
 from builder.attempt.desk import PlanAnswer
 from builder.attempt.plain import Failed, failed, from_plain, to_json
-from builder.attempt.reading import Start
+from builder.attempt.reading import ReaderStart
 from builder.data import runtimes_dir
 from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.pipelines import catalog
@@ -45,9 +45,11 @@ def test_requests_and_diagnoses_come_back_as_they_were() -> None:
     assert through(PlanRequest, request) == request
     found = Diagnosis(reason="CompileFailed", message="m", said=("a", "b\x1b"))
     assert through(Diagnosis, found) == found
-    assert [through(Start, one) for one in (Start(who=(1, 2), memory=3), Start(who=None, memory=3))] == [
-        Start(who=(1, 2), memory=3),
-        Start(who=None, memory=3),
+    assert [
+        through(ReaderStart, one) for one in (ReaderStart(who=(1, 2), memory=3), ReaderStart(who=None, memory=3))
+    ] == [
+        ReaderStart(who=(1, 2), memory=3),
+        ReaderStart(who=None, memory=3),
     ]
 
 

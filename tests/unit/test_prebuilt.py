@@ -409,11 +409,11 @@ def test_prebuilt_images_leave_finalizers_to_what_was_built(world: World) -> Non
     builds_of = [external(world, "acme", f"r/{name}") for name in "abc"]
     adopted = builds.adopt_due(world.store, LEASE, 10, outside=2)
     assert [row["build_id"] for row in adopted.rows] == builds_of[:2] and adopted.left
-    assert builds.adopt_due(world.store, LEASE, 10, outside=0) == builds.Adopted(left=True)
+    assert builds.adopt_due(world.store, LEASE, 10, outside=0) == builds.AdoptedBuilds(left=True)
     row = adopted.rows[0]
     builds.release_finalize(world.store, row["build_id"], row["claim"])  # due again, as one that is finalized
     world.at[0] += 60_000
-    assert builds.adopt_due(world.store, LEASE, 10, outside=0, look=False) == builds.Adopted(left=True)
+    assert builds.adopt_due(world.store, LEASE, 10, outside=0, look=False) == builds.AdoptedBuilds(left=True)
     again = builds.adopt_due(world.store, LEASE, 10, outside=1)
     assert [row["build_id"] for row in again.rows] == builds_of[:1]
 

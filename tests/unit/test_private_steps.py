@@ -16,6 +16,7 @@ from builder.attempt.verdict import of_refused, of_step
 from builder.errors import BuildError, PlatformError
 from builder.git import commands
 from builder.mask import mask_of
+from builder.pipelines import PIPELINES
 from builder.pipelines.base import PlanRequest
 from builder.plan import Diagnosis, Plan, Step
 from builder.sandbox import EgressRecord, Verdict
@@ -199,6 +200,17 @@ def test_a_host_whose_address_is_not_public_is_the_requests_to_correct(tmp_path:
     led = _refused(attempt, planned(), elsewhere)
     assert (led.reason, led.where) == ("ManifestInvalid", "buildArgs.private")
     assert "storage.example:443 was refused" in led.message and led.next.endswith("private=...,storage.example")
+
+
+def test_a_refused_host_is_looked_for_in_the_manifests_of_the_builds_runtime(tmp_path: Path) -> None:
+    attempt, plan = attempt_of(tmp_path), planned()
+    attempt.node = replace(attempt.node, known=PIPELINES)
+    attempt.source.mkdir(exist_ok=True)
+    (attempt.source / "requirements.txt").write_text("x @ https://files.example/x.whl\n")
+    result = StepResult(exit_code=1, tail=(), refused=("files.example:443",))
+    assert _refused(attempt, plan, result).where == "buildArgs.private", "a manifest of another runtime is none"
+    (attempt.source / "go.mod").write_text("module m\n\nrequire files.example/x v1.0.0\n")
+    assert _refused(attempt, replace(plan, materials=()), result).where.startswith("go.mod")
 
 
 def _refused(attempt: Attempt, plan: Plan, result: StepResult) -> BuildError:

@@ -175,6 +175,7 @@ def test_what_a_push_is_sending_is_never_collected(control: Control, tmp_path: P
     assert readable(control.layout, "acme/n", "again")
 
 
+@pytest.mark.slow
 def test_pushes_and_collections_at_once_lose_no_image(control: Control, tmp_path: Path) -> None:
     images = [make_image(tmp_path / str(n), f"text {n}") for n in range(4)]
     stop, errors = threading.Event(), []

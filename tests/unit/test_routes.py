@@ -259,6 +259,7 @@ def largest() -> dict[str, Message]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rpc", ["CreateBuild", "SaveBuildSecrets", "RegisterNode", "BeatJobs", "AppendLog", "Finish",
                                  "Planned"])  # fmt: skip
 def test_the_largest_message_that_a_service_takes_is_read(rpc: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -247,6 +248,24 @@ def test_what_an_image_leaves_out_is_nothing(
     )
     with runs.started(settings(tmp_path), record()):
         assert app.command.env == {**env, "HOME": "/", "PORT": str(PORT)} and app.command.cwd == "/"
+
+
+def test_a_folder_that_its_own_user_may_not_enter_is_the_images_fault(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pulled(target: object, repository: str, digest: str, home: Path, most: int) -> dict[str, Any]:
+        (home / "root/srv/app").mkdir(parents=True)
+        (home / "root/srv").chmod(0o700)
+        return {**CONFIG, "User": "7:8", "WorkingDir": "/srv/app"}
+
+    play(App())
+    monkeypatch.setattr(runs, "pull", pulled)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda *_: None)
+    with pytest.raises(BuildError) as caught, runs.started(settings(tmp_path), record()):
+        pass
+    assert caught.value.reason == "ImageContractViolated" and caught.value.where == "config.WorkingDir"
+    assert "is /srv/app, and its user 7 may not enter /srv" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from builder.attempt.programs import HEADER, why_no_program
 from builder.cli.options import environment
 from builder.cli.stop import Stop
+from builder.images.runnable import user_of
 from builder.sandbox import Root, app
 
 TCP = """\
@@ -116,7 +117,7 @@ def test_the_home_is_that_of_the_image(tmp_path: Path, passwd: str | None, home:
     (tmp_path / "etc").mkdir()
     if passwd is not None:
         (tmp_path / "etc/passwd").write_text(passwd)
-    made = app.command(("/app",), {}, cwd="", user="5:5", root=Root(rootfs=tmp_path), work=tmp_path)
+    made = app.command(("/app",), {}, cwd="", user=(5, 5), root=Root(rootfs=tmp_path), work=tmp_path)
     assert made.env == {"HOME": home, "PORT": str(app.PORT)} and made.user == (5, 5) and made.cwd == "/"
 
 
@@ -133,8 +134,33 @@ def test_the_home_is_that_of_the_image(tmp_path: Path, passwd: str | None, home:
         ("9" * 5000, (65532, 65532)),
     ],
 )
-def test_the_user_is_that_of_the_image_where_it_is_a_number(tmp_path: Path, user: str, who: tuple[int, int]) -> None:
-    assert app.command(("/app",), {}, cwd="", user=user, root=Root(rootfs=tmp_path), work=tmp_path).user == who
+def test_the_user_is_that_of_the_image_where_it_is_a_number(user: str, who: tuple[int, int]) -> None:
+    assert user_of(user) == who
+
+
+@pytest.mark.parametrize(
+    ("path", "closed"),
+    [
+        ("/home/app", "/home"),
+        ("/home", "/home"),
+        ("/srv/private", "/srv/private"),
+        ("/linked", "/home"),
+        ("/srv", ""),
+        ("/", ""),
+        ("/work", ""),
+    ],
+)
+def test_a_folder_that_the_app_may_not_enter_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, closed: str
+) -> None:
+    for name, mode in (("home/app", 0o755), ("home", 0o750), ("srv/private", 0o700), ("work", 0o700)):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).chmod(mode)
+    (tmp_path / "linked").symlink_to("/home/app")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert app.closed_folder(tmp_path, path) == closed
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert app.closed_folder(tmp_path, path) == "", "the app is who unpacked it"
 
 
 def test_a_passwd_that_is_a_link_leads_nowhere_outside_the_image(tmp_path: Path) -> None:

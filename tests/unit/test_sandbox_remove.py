@@ -46,6 +46,7 @@ def deep(top: Path, depth: int, name: str = "d") -> None:
     os.close(here)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_descriptors")
 @pytest.mark.parametrize("name", ["d", "n" * 200], ids=["short names", "a path of 4 MB"])
 def test_a_tree_of_twenty_thousand_levels(in_memory: Path, name: str) -> None:

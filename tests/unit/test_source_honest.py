@@ -451,7 +451,7 @@ HONEST = [
 
 
 WRITTEN = Path(__file__).parents[1] / "data" / "archives"
-"""Of GNU tar -J, -j and --zstd, xz -9e, -T2 and --check=sha256, zstd -19, pzstd, and streams behind each other."""
+"""Archives by GNU tar -J, -j and --zstd, xz -9e, -T2 and --check=sha256, zstd -19, pzstd; streams behind each other."""
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in WRITTEN.iterdir()))
@@ -519,6 +519,7 @@ def test_dest_may_be_there_when_it_is_empty(tmp_path: Path) -> None:
     assert unpack(archive, tmp_path / "dest", ArchiveLimits()).files == 1
 
 
+@pytest.mark.slow
 def test_many_folders_need_few_descriptors(tmp_path: Path) -> None:
     names = [f"d{i % 400}/{'e/' * (i % 25)}f{i}" for i in range(1200)]
     hard = [Tar(f"h{i}/x", kind=b"1", target=names[i * 3]) for i in range(300)]

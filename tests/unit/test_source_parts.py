@@ -20,7 +20,7 @@ from builder.errors import BuildError, PlatformError
 from builder.source import unpack as unpacking
 from builder.source.digest import code_hash
 from builder.source.entry import shown
-from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
+from builder.source.sniff import HEAD_BYTES, SourceKind, describe, sniff
 from builder.source.tree import DictTree, DirTree, Tree
 from builder.source.unpack import ArchiveLimits, unpack, write_single
 from builder.stores.folder import FolderStore, SourceStore
@@ -32,38 +32,38 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\x06\0\0\0"
 @pytest.mark.parametrize(
     ("head", "kind"),
     [
-        (b"", Kind.EMPTY),
-        (b"print('x')\n", Kind.TEXT),
-        ("größe".encode(), Kind.TEXT),
-        ("é".encode() * HEAD_BYTES, Kind.TEXT),
-        (b"x" + "日".encode() * HEAD_BYTES, Kind.TEXT),
-        ("é".encode()[:1], Kind.OTHER),
-        (b"caf\xe9 latin", Kind.OTHER),
-        (b"a\0b", Kind.OTHER),
-        (zipped(OK_ZIP), Kind.ZIP),
-        (zipped(), Kind.ZIP),
-        (tar(OK), Kind.TAR),
-        (tar(Tar("a", magic=b"ustar  \0")), Kind.TAR),
-        (tar(Tar("a", magic=b"")), Kind.TAR),
-        (tar(Tar("a", magic=b"", checksum=1)), Kind.OTHER),
-        (tar(Tar("a", checksum=1)), Kind.TAR),
-        (END, Kind.TAR),
-        (gz(tar(OK)), Kind.TAR_GZ),
-        (gz(END), Kind.TAR_GZ),
-        (gz(tar(OK))[:60], Kind.TAR_GZ),
-        (gz(b"text"), Kind.OTHER),
-        (xz(tar(OK)), Kind.TAR_XZ),
-        (xz(tar(OK))[:6], Kind.TAR_XZ),
-        (bz2.compress(tar(OK)), Kind.TAR_BZ2),
-        (bz2.compress(b""), Kind.TAR_BZ2),
-        (b"BZhang = 1\n", Kind.TEXT),
-        (zst(tar(OK)), Kind.TAR_ZST),
-        (b"\x50\x2a\x4d\x18\0\0\0\0" + zst(tar(OK)), Kind.TAR_ZST),
-        (b"x" * 257 + b"ustar text, not tar" + b"x" * 400, Kind.TEXT),
-        (PNG, Kind.OTHER),
+        (b"", SourceKind.EMPTY),
+        (b"print('x')\n", SourceKind.TEXT),
+        ("größe".encode(), SourceKind.TEXT),
+        ("é".encode() * HEAD_BYTES, SourceKind.TEXT),
+        (b"x" + "日".encode() * HEAD_BYTES, SourceKind.TEXT),
+        ("é".encode()[:1], SourceKind.OTHER),
+        (b"caf\xe9 latin", SourceKind.OTHER),
+        (b"a\0b", SourceKind.OTHER),
+        (zipped(OK_ZIP), SourceKind.ZIP),
+        (zipped(), SourceKind.ZIP),
+        (tar(OK), SourceKind.TAR),
+        (tar(Tar("a", magic=b"ustar  \0")), SourceKind.TAR),
+        (tar(Tar("a", magic=b"")), SourceKind.TAR),
+        (tar(Tar("a", magic=b"", checksum=1)), SourceKind.OTHER),
+        (tar(Tar("a", checksum=1)), SourceKind.TAR),
+        (END, SourceKind.TAR),
+        (gz(tar(OK)), SourceKind.TAR_GZ),
+        (gz(END), SourceKind.TAR_GZ),
+        (gz(tar(OK))[:60], SourceKind.TAR_GZ),
+        (gz(b"text"), SourceKind.OTHER),
+        (xz(tar(OK)), SourceKind.TAR_XZ),
+        (xz(tar(OK))[:6], SourceKind.TAR_XZ),
+        (bz2.compress(tar(OK)), SourceKind.TAR_BZ2),
+        (bz2.compress(b""), SourceKind.TAR_BZ2),
+        (b"BZhang = 1\n", SourceKind.TEXT),
+        (zst(tar(OK)), SourceKind.TAR_ZST),
+        (b"\x50\x2a\x4d\x18\0\0\0\0" + zst(tar(OK)), SourceKind.TAR_ZST),
+        (b"x" * 257 + b"ustar text, not tar" + b"x" * 400, SourceKind.TEXT),
+        (PNG, SourceKind.OTHER),
     ],
 )
-def test_sniff(head: bytes, kind: Kind) -> None:
+def test_sniff(head: bytes, kind: SourceKind) -> None:
     assert sniff(head[:HEAD_BYTES]) is kind
 
 

@@ -171,6 +171,7 @@ def test_a_library_is_never_pushed_in_any_mode(tmp_path: Path, play: Play, mode:
     with pytest.raises(BuildError) as caught:
         finish_build(made, bound)
     assert caught.value.reason == "StartFailed" and "object archive" in caught.value.message
+    assert "package main" in caught.value.next
     assert not (tmp_path / "artifacts").exists()
 
 

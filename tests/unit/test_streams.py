@@ -166,6 +166,7 @@ def test_where_a_stream_begins(world: World) -> None:
     assert run(world, work) == [lines, 0, 3, 0, 6, 0]
 
 
+@pytest.mark.slow
 def test_every_reader_gets_each_sequence_once_and_in_order_and_each_is_encoded_once(world: World) -> None:
     world.write(300)
 

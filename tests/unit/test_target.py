@@ -23,7 +23,7 @@ def attempt(tmp_path: Path, organization: str = "acme", **target: Any) -> Attemp
 
 
 class Build(SimpleNamespace):
-    """Of an attempt what a place needs; it notes its waits."""
+    """What a place needs of an attempt; it notes its waits."""
 
     grant: Any
     node: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import certifi
 import httpx
 import pytest
 
+import builder
 from builder import tls
 from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -87,3 +89,11 @@ def test_a_machine_with_certificates_is_asked_for_them(
 
 def test_one_context_serves_all_clients_of_a_bundle() -> None:
     assert tls.context("") is tls.context("")
+
+
+def test_no_other_module_makes_a_context() -> None:
+    """So whom an operator trusts is trusted by all of it."""
+    folder = Path(builder.__file__).parent
+    makes = re.compile(r"create_(default|ssl|urllib3)_context|SSLContext\(|_unverified_context")
+    makers = {str(path.relative_to(folder)) for path in folder.rglob("*.py") if makes.search(path.read_text())}
+    assert makers == {"tls.py"}

@@ -19,7 +19,7 @@ from builder.attempt.planned import bind
 from builder.attempt.uses import unused
 from builder.bases.debian import DebianPackage
 from builder.bases.make import _check_versions, made_from, make_image
-from builder.bases.recipe import TOOLCHAIN_FILE, Recipe, read_recipes
+from builder.bases.recipe import TOOLCHAIN_FILE, ImageRecipe, read_recipes
 from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError
 from builder.images import public
@@ -253,7 +253,7 @@ def test_a_file_that_a_recipe_names_counts_whenever_it_changed(tmp_path: Path, m
 
 
 def test_what_a_suite_has_must_be_what_the_recipe_is_for() -> None:
-    recipe = Recipe(name="zig-2", suite="sid", packages=("zig",), versions=(("zig", "2."),))
+    recipe = ImageRecipe(name="zig-2", suite="sid", packages=("zig",), versions=(("zig", "2."),))
     _check_versions(recipe, (DebianPackage(name="zig", version="2.1-3", path=Path("x")),))
     with pytest.raises(BuildError, match=r"sid has zig 3\.0-1, the recipe is for 2\."):
         _check_versions(recipe, (DebianPackage(name="zig", version="3.0-1", path=Path("x")),))

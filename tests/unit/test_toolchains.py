@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 import gzip
-import http.client
 import io
 import json
 import os
 import shutil
 import tarfile
-import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from builder.data import catalog_file, runtimes_dir
@@ -336,27 +336,69 @@ def test_runtimes_and_doctor_write_nothing_and_unpack_nothing(tmp_path: Path, mo
     assert set(listing(tmp_path)) > set(before), "what they did not unpack"
 
 
+class Answering:
+    """A registry whose answer breaks off, and what a client of it is made with."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, status: int = 200, error: Exception | None = None) -> None:
+        self.status, self.error = status, error
+        self.made: list[dict[str, Any]] = []
+        self.asked: list[httpx.Request] = []
+        monkeypatch.setattr("builder.tls.new_client", self._client)
+
+    def _client(self, **settings: Any) -> httpx.Client:
+        self.made.append({name: value for name, value in settings.items() if name != "timeout"})
+        return httpx.Client(transport=httpx.MockTransport(self._answer))
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        return httpx.Response(self.status, content=self._pieces())
+
+    def _pieces(self) -> Iterator[bytes]:
+        yield b"half"
+        if self.error:
+            raise self.error
+
+
+DENO = Toolchain(runtime="deno", version="2.9", target="native", name="deno-2.9", base="")
+
+
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("status", "error", "reason"),
     [
-        (http.client.IncompleteRead(b"half"), "PackageIndexUnavailable"),
-        (ConnectionResetError(), "PackageIndexUnavailable"),
-        (OSError(errno.ENOSPC, "No space left on device"), "NodeDiskFull"),
+        (200, httpx.RemoteProtocolError("peer closed connection"), "PackageIndexUnavailable"),
+        (200, ConnectionResetError(), "PackageIndexUnavailable"),
+        (200, OSError(errno.ENOSPC, "No space left on device"), "NodeDiskFull"),
+        (200, None, "PackageIndexUnavailable"),
+        (404, None, "PackageIndexUnavailable"),
     ],
 )
 def test_a_package_that_does_not_arrive_is_no_fault_of_the_builder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, error: Exception | None, reason: str
 ) -> None:
-    class Answer(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            raise error
-
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Answer())
-    row = Toolchain(runtime="deno", version="2.9", target="native", name="deno-2.9", base="")
+    Answering(monkeypatch, status, error)
     with pytest.raises(PlatformError) as caught:
-        packages.fetch((runtimes_dir(),), tmp_path / "store", row, {}, "")
+        packages.fetch((runtimes_dir(),), tmp_path / "store", DENO, Settings())
     assert caught.value.reason == reason
     assert not list((tmp_path / "store").iterdir()), "nothing half is left"
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_a_package_comes_by_the_bundle_the_proxy_and_the_registry_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, near: bool
+) -> None:
+    answering = Answering(monkeypatch, 403)
+    (package,) = read_recipe((runtimes_dir(),), "deno").packages
+    settings = Settings(
+        ca_bundle="/a/bundle",
+        upstream_proxy="http://proxy.test:3128",
+        no_proxy=(".near.test",),
+        index_env={package.setting: f"https://me:word@npm.{'near' if near else 'far'}.test/all/"},
+    )
+    with pytest.raises(PlatformError) as caught:
+        packages.fetch((runtimes_dir(),), tmp_path / "store", DENO, settings)
+    assert answering.made == [{"ca_bundle": "/a/bundle", "proxy": "" if near else "http://proxy.test:3128"}]
+    assert answering.asked[0].url.path.startswith(f"/all/{package.name}/-/")
+    assert "word" not in caught.value.message and package.name in caught.value.message
 
 
 def npm_package(path: Path, *members: tuple[str, bytes, bytes]) -> None:

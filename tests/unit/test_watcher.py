@@ -11,8 +11,11 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
+from builder.claims.calls import Refused, Unanswered
+from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.kube import attend as attending
@@ -26,6 +29,7 @@ from builder.watcher import build as following
 from builder.watcher import cluster as clusters
 from builder.watcher import watcher as watchers
 from builder.watcher.build import Lost
+from builder.watcher.calls import ApiWatcherCalls
 from builder.watcher.cluster import SeenJob
 from builder.watcher.main import mask_of, watch
 from builder.watcher.watcher import Watcher
@@ -78,6 +82,23 @@ def test_a_build_is_followed_to_its_digest_and_its_job_deleted() -> None:
         assert cluster.deleted == ["ignite-b1-1"]
 
     run(scenario())
+
+
+def test_a_proxys_answer_ends_a_watcher_only_before_the_first_of_the_api() -> None:
+    """Then it is the address that is wrong; later the proxy may be set right at any time."""
+    answers = [httpx.Response(403, html="no"), httpx.Response(200, json={}), httpx.Response(403, html="no")]
+    transport = httpx.MockTransport(lambda request: answers.pop(0))
+
+    async def ends() -> None:
+        calls = ApiWatcherCalls(Api("http://control.test", "t", transport=transport))
+        with pytest.raises(Refused):
+            await calls.adopt(pb.AdoptJobRequest())
+        await calls.adopt(pb.AdoptJobRequest())
+        with pytest.raises(Unanswered):
+            await calls.beat(pb.BeatJobsRequest())
+        calls.close()
+
+    asyncio.run(ends())
 
 
 def test_a_failed_run_names_its_line_and_the_programs_words() -> None:

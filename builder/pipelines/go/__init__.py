@@ -42,6 +42,9 @@ ARGUMENTS = (
     SECRET,
 )
 BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
+MANIFESTS: tuple[str, ...] = ("go.mod",)
+NO_PROGRAM = "The package that is built must be a program (package main) for linux/amd64."
+NOT_STATIC = "Link it statically: leave out what says otherwise, such as -buildmode=pie."
 
 
 def detect(tree: Tree) -> Detection | None:

@@ -33,6 +33,8 @@ ARGUMENTS = (
     START,
 )
 BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
+NO_PROGRAM = "The target that is built must be a program for linux/amd64."
+NOT_STATIC = "Link it statically: leave out what says otherwise, such as -crt-static in .cargo/config.toml."
 _OTHERS = (
     ".py", "pyproject.toml", "requirements.txt", "Pipfile", ".ts", ".js", ".json", ".jsonc", ".mod", ".go", ".work",
 )  # fmt: skip
