@@ -241,7 +241,7 @@ def of_limit(error: Exception) -> Stop | None:
     if lacking is None:
         return None
     what, step = lacking
-    return _of_machine("Internal", f"this machine gives {PROG} no more {what}", where="", next=step)
+    return _of_machine("Internal", f"this machine gives this process no more {what}", where="", next=step)
 
 
 def of_store(why: str, *, full: bool, where: str) -> Stop:
