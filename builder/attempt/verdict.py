@@ -76,7 +76,8 @@ def of_fault(attempt: Attempt, error: Exception) -> Outcome:
     if known := of_error(attempt, error):
         known.phase = attempt.log.phase_name
         return Outcome(failure=known, unexpected=repr(error))
-    message = f"{type(error).__name__} in the builder; the worker's own log has the trace"
+    why = f" ({os.strerror(error.errno)})" if isinstance(error, OSError) and error.errno else ""  # the kernel's words
+    message = f"{type(error).__name__}{why} in the builder; the worker's own log has the trace"
     return Outcome(failure=BuildError("Internal", message), unexpected=repr(error))
 
 

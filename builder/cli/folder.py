@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,7 +108,8 @@ class _Walk:
                 if rule is not None:
                     left.append(Left(path=path, rule=rule))
                 else:
-                    entries.append(_entry(item, path, mode))
+                    with suppress(FileNotFoundError):  # a link that is gone by now
+                        entries.append(_entry(item, path, mode))
                 continue
             if rule is not None and (for_good or not self._may_hold(path)):
                 left.append(Left(path=f"{path}/", rule=rule))
@@ -123,7 +125,11 @@ class _Walk:
     def _list(self, here: Path, below: str) -> list[tuple[os.DirEntry[str], int]]:
         try:
             with os.scandir(here) as listing:
-                return [(item, item.stat(follow_symlinks=False).st_mode) for item in listing]
+                found = []
+                for item in listing:
+                    with suppress(FileNotFoundError):  # an editor's lock or a temporary file, gone by now
+                        found.append((item, item.stat(follow_symlinks=False).st_mode))
+                return found
         except OSError as error:
             message = f"{shown(below) or self.root}/ cannot be read: {error.strerror}"
             raise BuildError(

@@ -140,6 +140,7 @@ def _folder(root: Path, choice: Choice) -> Packed:
         but = f"; left out: {left_out(found.left)}" if found.left else ""
         raise BuildError("SourceEmpty", f"{root} holds no file{but}", where=str(root))
     judge(found)
+    _require_readable(found)
     total = sum(entry.size for entry in files)
     count = Count(total=total)
     return Packed(
@@ -243,6 +244,14 @@ def _content(path: Path, info: tarfile.TarInfo, count: Count) -> Iterator[bytes]
             left -= len(part)
             yield part
     yield bytes(-info.size % tarfile.BLOCKSIZE)
+
+
+def _require_readable(found: FoundFolder) -> None:
+    """Raise `BuildError` InvalidRequest for a file that this user may not read, before anything reads any of them."""
+    for file in found.files:
+        path = found.root / file.path
+        if file.link is None and not os.access(path, os.R_OK):
+            _opened(path, file.path).close()  # says why
 
 
 def _opened(path: Path, name: str) -> BinaryIO:

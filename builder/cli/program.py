@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import builder
 from builder.cli.context import Context, Out
 from builder.cli.options import Common, split_common, wants_json
-from builder.cli.stop import OUR_BUG, PROG, Stop, interrupted, of_disk, refused_here
+from builder.cli.stop import OUR_BUG, PROG, Stop, interrupted, no_temporary, of_disk, of_limit, of_store, refused_here
 from builder.errors import BuildError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def run_program(
     except BuildError as error:  # of a setting that is found wrong where it is first used
         return _stopped(context, refused_here(error))
     except Exception as error:
-        if (found := _of_disk(context, error)) is not None:
+        if (found := of_limit(error) or _of_disk(context, error) or _of_store(context, error)) is not None:
             return _stopped(context, found)
         return _our_bug(context, error, argv)
 
@@ -92,7 +92,26 @@ def _of_disk(context: Context, error: Exception) -> Stop | None:
         settings = context.loaded().settings
     except Exception:
         return None
-    return of_disk(error, {"data_dir": settings.data_dir, "node_dir": settings.node_dir})
+    from tempfile import gettempdir
+
+    try:
+        temporary = gettempdir()
+    except FileNotFoundError as none:  # its words name the folders that were tried
+        return no_temporary(none)
+    return of_disk(error, {"data_dir": settings.data_dir, "node_dir": settings.node_dir, "TMPDIR": temporary})
+
+
+def _of_store(context: Context, error: Exception) -> Stop | None:
+    """What an error of the store means to a command that has it in its own process; None for any other error."""
+    if not type(error).__module__.startswith("sqlalchemy."):
+        return None
+    from builder.services.errors import is_store_full, is_store_outage  # loaded by whoever has a store
+
+    if not is_store_outage(error):
+        return None
+    named = context.loaded().settings.store_url
+    why = str(getattr(error, "orig", None) or error)
+    return of_store(why, full=is_store_full(error), where="store_url" if named else "data_dir")
 
 
 def _dispatch(context: Context, rest: list[str]) -> int:

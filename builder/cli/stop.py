@@ -6,6 +6,7 @@ A refused call ends with the contract's table (section 1), a build with its clas
 from __future__ import annotations
 
 import errno
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,15 @@ DISK_ERRORS = frozenset(
     }
 )
 """What a machine answers whose disk is full, read-only or broken, or whose folder is another user's."""
+
+_FILES = ("open files", "Raise the limit (ulimit -n), or end what holds many.")
+LIMIT_ERRORS = {
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EAGAIN: ("processes or threads", "Raise the limit (ulimit -u, pids of its container), or end what runs."),
+    errno.ENOMEM: ("memory", "Raise the limit (ulimit -v, that of its container), or end what holds much."),
+}
+"""What a machine answers when it gives a process no more of something: what that is, and what mends it."""
 
 
 class Stop(Exception):
@@ -193,22 +203,58 @@ def reason_of(code: str) -> str:
 
 def of_disk(error: OSError, folders: Mapping[str, str]) -> Stop | None:
     """What keeps this machine from writing into a folder of the settings, or above it, where it must be made; None for
-    any other error. `folders`: setting → path."""
-    if error.errno not in DISK_ERRORS or not isinstance(error.filename, str):
+    any other error. `folders`: setting, or variable in capitals → path."""
+    if error.errno not in DISK_ERRORS:
         return None
-    at = Path(error.filename)
-    for name, path in folders.items():
+    named = [Path(name) for name in (error.filename2, error.filename) if isinstance(name, str)]  # a copy names both
+    for at, (name, path) in itertools.product(named, folders.items()):
         folder = Path(path)
         if path and (at.is_relative_to(folder) or folder.is_relative_to(at)):
+            variable = name if name.isupper() else f"IGNITE_BUILDER_{name.upper()}"
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            return Stop(
+            return _of_machine(
                 "NodeDiskFull" if full else "Internal",
                 f"{at} cannot be written: {error.strerror}",
-                exit_code=EXIT_CODES[ErrorClass.PLATFORM],
-                error_class="platform",
                 where=name,
-                next="Free space on its disk."
-                if full
-                else f"Name a folder that you may write: IGNITE_BUILDER_{name.upper()}=FOLDER",
+                next="Free space on its disk." if full else f"Name a folder that you may write: {variable}=FOLDER",
             )
     return None
+
+
+def no_temporary(error: OSError) -> Stop:
+    """This machine has no folder for temporary files."""
+    step = "Free space there, or name a folder that you may write: TMPDIR=FOLDER"
+    return _of_machine("Internal", str(error.strerror or error), where="TMPDIR", next=step)
+
+
+def of_limit(error: Exception) -> Stop | None:
+    """What an error means whose cause is a limit of this process or machine: open files, processes, memory. None for
+    any other."""
+    if isinstance(error, OSError):
+        lacking = LIMIT_ERRORS.get(error.errno or 0)
+    elif isinstance(error, MemoryError):
+        lacking = LIMIT_ERRORS[errno.ENOMEM]
+    elif isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        lacking = LIMIT_ERRORS[errno.EAGAIN]
+    else:
+        lacking = None
+    if lacking is None:
+        return None
+    what, step = lacking
+    return _of_machine("Internal", f"this machine gives this process no more {what}", where="", next=step)
+
+
+def of_store(why: str, *, full: bool, where: str) -> Stop:
+    """The store of this machine takes or gives nothing; `why` in its own words, `where` names its setting."""
+    return _of_machine(
+        "NodeDiskFull" if full else "Internal",
+        f"the store does not answer: {why}",
+        where=where,
+        next="Free space on its disk." if full else "See that nothing holds or damages it, and try again.",
+    )
+
+
+def _of_machine(reason: str, message: str, *, where: str, next: str) -> Stop:
+    """A condition of this machine: 75, the platform's."""
+    code = EXIT_CODES[ErrorClass.PLATFORM]
+    return Stop(reason, message, exit_code=code, error_class="platform", where=where, next=next)

@@ -48,7 +48,7 @@ MOST_NAMES = 256 * CHUNK
 OPAQUE = ".wh..wh..opq"
 IS_PACKED = {MEDIA_TYPE: True, PLAIN_TYPE: False}
 """The kinds of layers that can be unpacked, and whether gzip is around the tar."""
-UNPLACEABLE = (errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
+UNPLACEABLE = (errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.EILSEQ)
 _isal_error = cast(type[Exception], isal_zlib.IsalError)
 _gunzip = cast(Callable[[IO[bytes]], IO[bytes]], igzip.open)
 DAMAGED = (Damaged, EOFError, zlib.error, gzip.BadGzipFile, _isal_error)
@@ -131,6 +131,8 @@ def _unpack(
             try:
                 place.put(tar, entry)
             except (OSError, ValueError) as error:  # an empty or endless name or target, a NUL in it
+                if isinstance(error, OSError) and error.errno == errno.EMLINK:
+                    raise _unsafe(entry.name, "is one hard link too many to the same file") from None
                 if isinstance(error, OSError) and error.errno not in UNPLACEABLE:
                     raise
                 raise _unsafe(entry.name, "cannot have this name or target") from None

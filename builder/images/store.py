@@ -272,14 +272,19 @@ def pull(
     except LayerDamaged as error:  # each blob is what its digest says, so it was pushed so
         raise _no_image(f"{name} cannot be unpacked: {error.message}") from error
     except BuildError as error:
+        if error.reason == "ArchiveUnsafe":  # whose next step is for who packs an archive
+            raise BuildError(error.reason, f"{name} cannot be unpacked: {error.message}", next=_AGAIN) from error
         if error.reason != "ArtifactTooLarge" or isinstance(error, TooMany):
             raise
         raise _too_large(repository, digest, most_unpacked) from None
     return run
 
 
+_AGAIN = "Build the artifact again, or name another build."
+
+
 def _no_image(message: str) -> BuildError:
-    return BuildError("ImageContractViolated", message, next="Build the artifact again, or name another build.")
+    return BuildError("ImageContractViolated", message, next=_AGAIN)
 
 
 def _config(source: Destination, repository: str, digest: str) -> Any:
@@ -289,7 +294,7 @@ def _config(source: Destination, repository: str, digest: str) -> Any:
         body += chunk
         if len(body) > CONFIG_BYTES:
             message = f"the config of the image in {repository} has more than {size(CONFIG_BYTES)}: {digest}"
-            raise BuildError("ArtifactTooLarge", message, next="Build the artifact again, or name another build.")
+            raise BuildError("ArtifactTooLarge", message, next=_AGAIN)
     return strangers_json(bytes(body))
 
 

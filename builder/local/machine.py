@@ -53,6 +53,7 @@ def require_sandbox(settings: Settings) -> None:
     SandboxUnavailable. One that the kernel refuses ends the build."""
     if not settings.unsandboxed:
         launch.program("bwrap")
+        launch.require_tasks(settings.build_uid)
 
 
 def prepare(settings: Settings, row: Toolchain, making: Callable[[], None]) -> None:

@@ -150,7 +150,8 @@ def require_sandbox(settings: Settings) -> None:
     if settings.unsandboxed:
         log.error("UNSANDBOXED: build steps run as this user, with its files and network", action="unsandboxed")
         return
-    missing = [finding for finding in sandbox.check() if not finding.ok and finding.name in ("bubblewrap", "sandbox")]
+    needed = ("bubblewrap", "processes", "sandbox")
+    missing = [finding for finding in sandbox.check() if not finding.ok and finding.name in needed]
     if missing:
         words = "; ".join(f"{finding.name}: {finding.detail}" for finding in missing)
         steps = "; ".join(finding.next for finding in missing)

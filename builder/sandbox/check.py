@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from builder.errors import PlatformError
+from builder.errors import BuildError, PlatformError
 from builder.sandbox import cgroups, launch, seccomp
 from builder.sandbox.run import run
 from builder.sandbox.shapes import Command, HostCheck, Limits, Mount, Root
@@ -34,6 +34,7 @@ def check(*, uid: int = 65534, gid: int = 65534) -> tuple[HostCheck, ...]:
         _bubblewrap(),
         _program("prlimit", "prlimit", "util-linux"),
         _user_namespaces(),
+        _tasks(uid),
         _groups(),
         _filter(),
         _trial(uid, gid),
@@ -71,6 +72,14 @@ def _user_namespaces() -> HostCheck:
                 name="user namespaces", ok=False, detail=f"{setting} is 0", next=f"sysctl -w {setting}={value}"
             )
     return HostCheck(name="user namespaces", ok=True, detail="allowed")
+
+
+def _tasks(uid: int) -> HostCheck:
+    try:
+        launch.require_tasks(uid)
+    except BuildError as error:
+        return HostCheck(name="processes", ok=False, detail=error.message, next=error.next)
+    return HostCheck(name="processes", ok=True, detail="as many as a compiler starts")
 
 
 def _groups() -> HostCheck:

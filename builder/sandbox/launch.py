@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from io import FileIO
 from typing import IO
 
-from builder.errors import PlatformError
+from builder.errors import BuildError, PlatformError
 from builder.sandbox import argv, cgroups, compose, overlay, processes, proxy, seccomp
 from builder.sandbox.fence import Fence, GroupFence, TreeFence
 from builder.sandbox.shapes import Command, Limits, Root, Stream
@@ -45,6 +45,10 @@ FOLDERS = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin",
 SETUP_TIMEOUT_S = 30.0
 DEATH_TIMEOUT_S = 10.0
 MOST_FILES = 65_536
+LEAST_TASKS = 64
+"""Processes and threads that a compiler starts on a small machine, whatever its source."""
+ENOUGH_TASKS = 4096
+"""A limit of a user from which on those that run already are not counted: that is a look at each process."""
 PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWPID = 0x20000000
 INSTALL = "apt-get install -y bubblewrap"
@@ -179,6 +183,19 @@ def rlimits(limits: Limits, uid: int, grouped: bool) -> dict[str, int]:
     most = {name: resource.getrlimit(which)[1] for name, (which, _) in wanted.items()}
     unlimited = resource.RLIM_INFINITY
     return {name: value if most[name] == unlimited else min(value, most[name]) for name, (_, value) in wanted.items()}
+
+
+def require_tasks(uid: int) -> None:
+    """Raise `BuildError` SandboxUnavailable where the limit of this process leaves a step fewer processes and threads
+    than compilers start: what those say then reads as the source's fault. `uid`: whom steps of root run as."""
+    most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    if most == resource.RLIM_INFINITY or most >= ENOUGH_TASKS:
+        return
+    left = most - processes.tasks_of_user(os.geteuid() or uid)
+    if left < LEAST_TASKS:
+        message = f"a build may start {max(left, 0)} processes and threads here, and compilers start {LEAST_TASKS}"
+        step = "Raise the limit of processes of this user (ulimit -u), or end some of them."
+        raise BuildError("SandboxUnavailable", message, next=step)
 
 
 @contextmanager

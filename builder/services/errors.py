@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from builder.contract.codec import Malformed
 from builder.errors import BuildError, PlatformError
+from builder.store.engine import is_full
 
 RETRY_AFTER_S = 1
 """After an outage of the store."""
@@ -88,6 +89,11 @@ def is_store_outage(error: Exception) -> bool:
     return isinstance(error, InterfaceError | PoolTimeout) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
+
+
+def is_store_full(error: Exception) -> bool:
+    """Whether it is the disk of the store that takes no more."""
+    return is_full(error)
 
 
 def _detail(error: BuildError) -> Mapping[str, str]:

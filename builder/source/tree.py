@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import posixpath
 import shutil
 import stat
 from collections.abc import Mapping
@@ -50,6 +51,20 @@ def match(files: tuple[str, ...], pattern: str) -> tuple[str, ...]:
     """The paths that match a glob pattern; `**/` is any number of folders, also none."""
     glob = path_glob(pattern)
     return tuple(path for path in files if glob.matches(path))
+
+
+def relative(path: str, folder: str) -> str:
+    """`path` as it is written in `folder`; both are relative to one root. `.` is the folder itself.
+
+    `posixpath.relpath` asks for the current folder, which may be gone, though it is of no account.
+    """
+    there, here = _steps(path), _steps(folder)
+    shared = len(posixpath.commonprefix([there, here]))
+    return "/".join((*[".."] * (len(here) - shared), *there[shared:])) or "."
+
+
+def _steps(path: str) -> list[str]:
+    return [step for step in posixpath.normpath(path).split("/") if step != "."]
 
 
 class DictTree:

@@ -163,11 +163,20 @@ def open_store(url: str, emit: Callable[[Event], None] = lambda _: None) -> Stor
                 _migrate(connection)
     except OperationalError as error:
         engine.dispose()
-        raise _unreachable(parsed, " ".join(str(error.orig).split())) from None
+        why = " ".join(str(error.orig).split())
+        if is_full(error):
+            message, step = f"the store {_shown(parsed)} does not open: {why}", "Free space on its disk."
+            raise BuildError("NodeDiskFull", message, where=parsed.database or "", next=step) from None
+        raise _unreachable(parsed, why) from None
     except BaseException:
         engine.dispose()
         raise
     return Store(engine=engine, emit=emit)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the disk of the store takes no more."""
+    return getattr(getattr(error, "orig", None), "sqlite_errorname", "") == "SQLITE_FULL"
 
 
 def _make_private(database: Path) -> None:

@@ -206,10 +206,10 @@ def _recipes_of(folder: Path, runtime: str) -> Mapping[str, ImageRecipe]:
         return {name: each for each in reversed(found) for name in each.toolchains or (each.name,)}
 
     path = os.path.join(folder, runtime, TOOLCHAIN_FILE)
-    try:
-        return _read.get(path, path, read)
-    except FileNotFoundError:
+    if not os.path.isfile(path):  # beside a catalog, `runtime` may be a program, or another user's folder
         return {}
+    found = _read.get(path, path, read)
+    return read() if any(each.bytecode for each in found.values()) else found  # which is of a file beside it, too
 
 
 def _started(row: Toolchain, rootfs: Path, program: Path) -> str:

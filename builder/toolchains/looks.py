@@ -29,6 +29,7 @@ class Looks:
         """Toolchain name → digest, at most `LOOK_S` old. `again` has it look whatever there was. Raises as `look`."""
         fetched, now = self._fetched(), self._clock()
         if again or self._last is None or self._last[0] != fetched or now - self._last[1] >= LOOK_S:
+            self._last = None  # one that fails is made again at the next call
             self._last = fetched, now, self._look()
         return self._last[2]
 

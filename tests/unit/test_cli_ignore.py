@@ -246,6 +246,11 @@ def test_plan_and_build_mean_the_same_folder(tmp_path: Path) -> None:
     ran = run("plan", str(tmp_path / "two"))
     assert ran.code == 1
     assert ran.err.splitlines()[-1] == f"next   Is svc/ meant? ignite-builder build {tmp_path}/two/svc"
+    write(tmp_path / "two", {"lib/__init__.py": "", "lib/setup.py": "", "web/package.json": "{}"})
+    assert "Is svc/ meant?" in run("plan", str(tmp_path / "two")).err, "the others have nothing that starts"
+    write(tmp_path / "three", {"setup.py": "", "lib/__init__.py": "", "lib/requirements.txt": ""})
+    ran = run("plan", str(tmp_path / "three"))
+    assert ran.code == 1 and "meant?" not in ran.err and "setup.py" not in ran.err.splitlines()[-1], ran
 
 
 def test_plan_lists_what_is_left_out(tmp_path: Path) -> None:

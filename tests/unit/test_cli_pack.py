@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from builder.cli.commands.plan import opened
 from builder.cli.folder import find, judge_sizes
 from builder.cli.pack import build_name, check_size, first_bytes, pack
 from builder.errors import BuildError
@@ -226,16 +227,75 @@ def test_a_path_that_no_file_system_takes_does_not_exist(path: str) -> None:
         pack(path, io.BytesIO())
 
 
+def _refuse(*args: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
 def test_a_file_that_may_not_be_read_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.py").write_text("x")
-
-    def refuse(*args: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "open", _refuse)
     with pytest.raises(BuildError, match=r"a.py cannot be read: Permission denied") as caught:
         pack(str(tmp_path / "a.py"), io.BytesIO())
     assert caught.value.reason == "InvalidRequest"
+
+
+def test_a_file_of_a_folder_that_may_not_be_read_is_named_before_anything_reads_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text("x")
+    (tmp_path / "go.mod").write_text("module x")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "go.mod")
+    monkeypatch.setattr(Path, "open", _refuse)
+    with pytest.raises(BuildError, match=r"go.mod cannot be read: Permission denied") as caught:
+        pack(str(tmp_path), io.BytesIO())
+    assert (caught.value.reason, caught.value.where) == ("InvalidRequest", "go.mod")
+
+
+def test_what_vanishes_while_a_folder_is_listed_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor's lock is a link that leads nowhere, and is gone in a moment."""
+    (tmp_path / "a.py").write_text("x")
+    (tmp_path / ".#a.py").symlink_to("ada@host.1234")
+
+    def gone(path: str) -> str:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr(os, "readlink", gone)
+    found = pack(str(tmp_path), io.BytesIO()).folder
+    assert found is not None and [entry.path for entry in found.entries] == ["a.py"]
+
+
+@pytest.mark.parametrize("still", [False, True], ids=["gone", "still there"])
+def test_what_vanishes_before_it_is_planned_is_named(
+    still: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text("x")
+    (tmp_path / "b.py").write_text("x")
+    packed = pack(str(tmp_path), io.BytesIO())
+
+    def refuse(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if still:
+        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(shutil, "copy", refuse)
+    else:
+        (tmp_path / "b.py").unlink()
+    with pytest.raises(OSError if still else BuildError) as caught, opened(packed):
+        pass
+    if isinstance(caught.value, BuildError):
+        assert (caught.value.reason, caught.value.where) == ("InvalidRequest", "b.py")
+        assert "b.py cannot be read: No such file or directory" in caught.value.message
+
+
+def test_a_link_and_a_file_that_is_left_out_need_not_be_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text("x")
+    (tmp_path / "link").symlink_to("a.py")
+    (tmp_path / ".env").write_text("SECRET=1")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name == "a.py")
+    monkeypatch.setattr(Path, "open", _refuse)
+    assert pack(str(tmp_path), io.BytesIO()).folder is not None
 
 
 def test_a_file_that_shrinks_while_it_is_read_ends_the_packing(tmp_path: Path) -> None:

@@ -74,6 +74,27 @@ def test_a_look_that_fails_is_no_answer() -> None:
     assert machine.count == 3
 
 
+def test_a_look_that_was_asked_for_and_failed_is_made_again_at_the_next_call() -> None:
+    """A build found a toolchain gone: the node asks once, and offers that toolchain until somebody looked."""
+    machine = Machine()
+    failing = [False]
+
+    def look() -> dict[str, str]:
+        machine.look()
+        if failing[0]:
+            raise OSError(5, "Input/output error")
+        return {}
+
+    looks = Looks(look, lambda: machine.fetched, lambda: machine.now)
+    looks.available()
+    failing[0] = True
+    with pytest.raises(OSError):
+        looks.available(again=True)
+    failing[0] = False
+    looks.available()
+    assert machine.count == 3
+
+
 def test_a_fetched_image_and_a_fetched_package_each_change_the_stamp(tmp_path: Path) -> None:
     images, copies = images_of(tmp_path / "node"), tmp_path / "node/toolchains"
     stamps = [fetched_in(copies, images)]

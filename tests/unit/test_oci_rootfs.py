@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -450,3 +451,19 @@ def test_nothing_is_ever_written_outside(tmp_path: Path, members: list[Member]) 
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         root.rmdir()
         assert snapshot(box) == before
+
+
+@pytest.mark.parametrize("number", [errno.EMLINK, *rootfs.UNPLACEABLE], ids=errno.errorcode.get)
+def test_what_no_file_system_takes_is_the_images_fault(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file has 65,000 names at most on ext4: a layer with more can be unpacked nowhere, and no later either."""
+
+    def refuse(*args: object, **more: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    layer = packed(tmp_path / "a", ("file", FILE, "x", 0o644), ("again", HARD, "file", 0o644))
+    with pytest.raises(BuildError, match="again") as caught:
+        unpack_image((layer,), tmp_path / "root")
+    assert caught.value.reason == "ArchiveUnsafe" and not (tmp_path / "root").exists()

@@ -211,6 +211,25 @@ def test_a_layer_that_was_pushed_damaged_is_the_images_fault(tmp_path: Path, lay
     assert caught.value.reason == "ImageContractViolated" and not (tmp_path / "root").exists()
 
 
+def test_an_entry_that_leads_out_is_named_with_its_image(tmp_path: Path) -> None:
+    """Whoever starts an image packed no archive: `tar -tf FILE` is of no use to them."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("../x"))
+    registry, content = Layout(tmp_path / "registry"), out.getvalue()
+    digest = changed(
+        make_image(tmp_path / "w", layers=1),
+        registry,
+        content=content,
+        mediaType=PLAIN_TYPE,
+        diff_id=digest_of(content),
+    )
+    with pytest.raises(BuildError, match=rf"org/app@{digest} cannot be unpacked: \.\./x leads out") as caught:
+        pull(registry, "org/app", digest, tmp_path)
+    assert caught.value.reason == "ArchiveUnsafe" and "Build the artifact again" in caught.value.next
+    assert not (tmp_path / "root").exists()
+
+
 def test_a_manifest_with_a_layer_for_each_byte_is_refused(tmp_path: Path) -> None:
     made, registry = make_image(tmp_path / "w", layers=1), Layout(tmp_path / "registry")
     value, whole = json.loads(made.manifest), json.loads(made.config)

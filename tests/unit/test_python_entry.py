@@ -275,6 +275,17 @@ def test_what_the_launcher_cannot_start_counts_as_absent(
     assert not app.is_absent(1, lines), "the app may say what it likes"
 
 
+@pytest.mark.parametrize("tool", ["setup.py", "conftest.py", "__init__.py", "noxfile.py"])
+def test_a_file_that_starts_nothing_is_not_named_as_the_entry(tool: str) -> None:
+    """The sdist of a library has setup.py alone: started as a service it prints its usage and ends."""
+    with pytest.raises(BuildError, match=tool) as caught:
+        planned({"requirements.txt": "flask\n", tool: ""})
+    assert caught.value.reason == "EntryPointMissing" and "entry=" not in caught.value.next
+    with pytest.raises(BuildError) as caught:
+        planned({"requirements.txt": "flask\n", tool: "", "web.py": "", "worker.py": ""})
+    assert "entry=web.py" in caught.value.next
+
+
 @pytest.mark.parametrize(
     ("files", "hint"),
     [

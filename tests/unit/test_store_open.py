@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from builder.errors import BuildError
+from builder.store import engine
 from builder.store.engine import open_store
 
 pytestmark = pytest.mark.migrates
@@ -40,6 +42,19 @@ def test_a_file_that_cannot_be_made_is_ours_and_names_itself(tmp_path: Path) -> 
             open_store(f"sqlite:///{path}")
         assert (caught.value.reason, caught.value.where, caught.value.row.exit_code) == ("Internal", "store_url", 75)
         assert "store_url" in caught.value.next
+
+
+def test_a_full_disk_is_named_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(connection: Connection) -> None:
+        cause = sqlite3.OperationalError("database or disk is full")
+        cause.sqlite_errorname = "SQLITE_FULL"
+        raise OperationalError("CREATE TABLE", {}, cause)
+
+    monkeypatch.setattr(engine, "_migrate", fail)
+    with pytest.raises(BuildError, match="database or disk is full") as caught:
+        open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    assert (caught.value.reason, caught.value.where) == ("NodeDiskFull", str(tmp_path / "store.db"))
+    assert caught.value.next == "Free space on its disk." and caught.value.row.exit_code == 75
 
 
 def test_no_error_of_a_statement_has_what_it_carries(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -217,6 +218,38 @@ def test_a_recipe_that_changed_asks_for_a_new_image(tmp_path: Path) -> None:
         node.toolchains.find(ROW)
     assert caught.value.message == "zig-2: zig is not on the PATH of this node"
     assert caught.value.next == "ignite-builder runtimes fetch zig-2"
+
+
+@pytest.mark.parametrize("kind", ["a program", "a folder", "nothing", "a link in a circle"])
+def test_what_lies_beside_an_operators_catalog_need_not_be_a_runtime(tmp_path: Path, kind: str) -> None:
+    """A catalog in /usr/local/bin has the program `deno` beside it, one in a home the folder `go`."""
+    node = Node(tmp_path)
+    own = tmp_path / "bin"
+    own.mkdir()
+    if kind == "a program":
+        (own / "zig").write_text("elf")
+    elif kind == "a folder":
+        (own / "zig").mkdir()
+    elif kind == "a link in a circle":
+        (own / "zig").symlink_to("zig")
+    recipe = replace(node.provider, folders=(own, *node.provider.folders)).recipe(ROW)
+    assert recipe is not None and recipe.name == "zig-2"
+
+
+def test_a_file_that_a_recipe_names_counts_whenever_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns
+    monkeypatch.setattr("builder.toolchains.states.time.time_ns", lambda: now() + 10**9)
+    node = Node(tmp_path)
+    folder = tmp_path / "runtimes/zig"
+    names = '[image.bytecode]\nprogram = "usr/bin/zig"\nscript = "warm.py"\nfolders = ["usr/lib"]\n'
+    (folder / TOOLCHAIN_FILE).write_text(f"{DEBIAN}{names}")
+    digests = []
+    for text in ("one", "two"):
+        (folder / "warm.py").write_text(text)
+        recipe = node.provider.recipe(ROW)
+        assert recipe is not None
+        digests.append(recipe.digest)
+    assert digests[0] != digests[1]
 
 
 def test_what_a_suite_has_must_be_what_the_recipe_is_for() -> None:

@@ -14,7 +14,7 @@ from builder import build
 from builder.attempt import running, steps
 from builder.attempt.attempt import DISCARDED
 from builder.attempt.steps import StepResult
-from builder.attempt.verdict import caches_of, of_error, of_sandbox, of_step
+from builder.attempt.verdict import caches_of, of_error, of_fault, of_sandbox, of_step
 from builder.claims.outcome import Outcome
 from builder.errors import BuildError, PlatformError
 from builder.node.drive import do_work
@@ -271,3 +271,14 @@ def test_a_cache_that_cannot_be_mounted_is_no_trouble_of_the_sandbox(tmp_path: P
     assert of_sandbox(attempt, again) is again, "it began with empty caches: the trouble is none of theirs"
     other = PlatformError("SandboxUnavailable", "bwrap: setting up uid map: Permission denied")
     assert of_sandbox(attempt, other) is other
+
+
+def test_a_fault_of_the_node_has_the_kernels_words_and_none_of_its_own(tmp_path: Path) -> None:
+    attempt = attempt_at(tmp_path)
+    found = of_fault(attempt, OSError(errno.EMFILE, "hunter2", "/secret/path"))
+    assert found.failure is not None and found.failure.reason == "Internal"
+    assert "OSError (Too many open files) in the builder" in found.failure.message
+    other = of_fault(attempt, ValueError("hunter2"))
+    assert other.failure is not None and other.failure.message.startswith("ValueError in the builder")
+    assert "hunter2" not in found.failure.message + other.failure.message
+    assert "/secret" not in found.failure.message

@@ -104,7 +104,20 @@ def _mirror(found: FoundFolder, root: Path) -> None:
             try:
                 os.link(found.root / entry.path, there)
             except OSError:
-                shutil.copy(found.root / entry.path, there)
+                _copy(found.root / entry.path, entry.path, there)
+
+
+def _copy(source: Path, name: str, there: Path) -> None:
+    """Raises `BuildError` InvalidRequest for a file that is gone since the folder was read, or became unreadable."""
+    try:
+        shutil.copy(source, there)
+    except OSError as error:
+        if os.access(source, os.R_OK):
+            raise
+        message = f"{shown(name)} cannot be read: {error.strerror}"
+        raise BuildError(
+            "InvalidRequest", message, where=shown(name), next="Build again once nothing changes the folder"
+        ) from None
 
 
 def plan(
@@ -133,7 +146,7 @@ def plan(
             else:
                 made = planned(settings, packed, source, runtime, version, target, build_args)
     except BuildError as error:
-        raise refused_here(_meant(error, path, ctx.prog)) from None
+        raise refused_here(_meant(error, path, ctx.prog, settings)) from None
     left = packed.folder.left if packed.folder else ()
     next_command = build_command(ctx.prog, path, runtime, version, target, build_args, choice or Choice())
     if ctx.common.json:
@@ -317,15 +330,15 @@ def _with_left_out(error: BuildError, packed: Packed) -> BuildError:
                       said=error.said)  # fmt: skip
 
 
-def _meant(error: BuildError, path: str, prog: str) -> BuildError:
-    """Where nothing is recognized in a folder and exactly one of its folders looks right, name the command for that."""
+def _meant(error: BuildError, path: str, prog: str, settings: Settings) -> BuildError:
+    """Where a folder has nothing that starts and exactly one of its folders has, name the command for that."""
     root = Path(path)
     if error.reason != "EntryPointMissing" or path == "-" or not root.is_dir():
         return error
     right = []
     for name in sorted({entry.path for entry in find(root).entries if entry.is_dir and "/" not in entry.path}):
         with contextlib.suppress(BuildError):
-            pipelines.detect(DirTree(root / name))
+            make(settings, PlanSource(root=root / name, files=0, size=0), "", "", "", {})
             right.append(name)
     if len(right) != 1:
         return error

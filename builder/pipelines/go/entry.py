@@ -10,7 +10,7 @@ from builder.errors import BuildError
 from builder.globs import name_glob
 from builder.pipelines.go.project import Module, Project, below
 from builder.pipelines.go.source import GoFile, Packages, folder_of, is_built
-from builder.source.tree import Tree
+from builder.source.tree import Tree, relative
 
 ASIDE = frozenset(("example", "examples", "hack", "scripts", "test", "tests", "tools"))
 """Folders whose programs are not what a repository is for."""
@@ -74,7 +74,7 @@ def own_folders(packages: Packages, project: Project) -> Iterator[str]:
 
 def _is_ignored(module: Module, folder: str) -> bool:
     """Whether an `ignore` line of go.mod leaves a folder out: "./x" is that folder, "x" one of any place."""
-    inside = posixpath.relpath(folder, module.folder)
+    inside = relative(folder, module.folder)
     for one in module.mod.ignores:
         path = posixpath.normpath(one)
         where = f"/{inside}/"
@@ -85,17 +85,17 @@ def _is_ignored(module: Module, folder: str) -> bool:
 
 def _inside(project: Project, folder: str) -> str:
     module = project.module_of(folder)
-    return posixpath.relpath(folder, module.folder) if module else folder
+    return relative(folder, module.folder) if module else folder
 
 
 def target_of(project: Project, folder: str) -> str:
     """A folder as an argument of `go build` in the folder where it runs."""
-    path = posixpath.relpath(folder, project.home)
+    path = relative(folder, project.home)
     return path if path.startswith(".") else f"./{path}"
 
 
 def _listed(project: Project, folders: list[str]) -> str:
-    names = [posixpath.relpath(folder, project.home) for folder in sorted(folders)]
+    names = [relative(folder, project.home) for folder in sorted(folders)]
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
 

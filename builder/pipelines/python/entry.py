@@ -234,13 +234,17 @@ class _Search:
 
     def program(self) -> Entry | None:
         """A file that is started as it is."""
-        roots = [path for path in self._tree.glob("*.py") if path not in _TOOLS]
+        roots = self._starting()
         paths = [name for name in (*PROGRAMS, *(f"src/{name}" for name in PROGRAMS)) if self._tree.has(name)]
         paths = paths or (roots if len(roots) == 1 else [])
         if not paths:
             return None
         why = "a program of its own, on $PORT"
         return Entry(kind=SCRIPT, file=paths[0], why=why)
+
+    def _starting(self) -> list[str]:
+        """The files at the root that may be a program: no tool's, and not the mark of a package."""
+        return [path for path in self._tree.glob("*.py") if path not in (*_TOOLS, "__init__.py")]
 
     def nothing(self) -> BuildError:
         """The error where nothing can be started."""
@@ -251,7 +255,7 @@ class _Search:
         is_whole = any(self._tree.has(name) for name in MANIFESTS)  # what a folder below needs is named here
         below = deeper[0] if deeper and not here else ""
         folder = f"Build the folder {below.rpartition('/')[0]}, or add" if below and not is_whole else "Add"
-        named = here[0] if here else below if is_whole else ""
+        named = next(iter(self._starting()), "") if here else below if is_whole else ""
         other = f", or name what starts: --build-arg entry={named}" if named else ""
         return BuildError(
             "EntryPointMissing",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from builder.errors import BuildError
 from builder.pipelines.rust.manifest import Package, below, table
 from builder.pipelines.rust.source import FILE_LIMIT, handler_line
-from builder.source.tree import Tree
+from builder.source.tree import Tree, relative
 
 OURS = "ignite-app"
 """The name of the program that starts the handler of a library."""
@@ -110,9 +109,9 @@ def _chosen(tree: Tree, package: Package, asked: str) -> Entry:
     library = library_of(tree, package)
     handlers = {path: line for path in (library, *(one.path for one in found)) if path and (line := _line(tree, path))}
     ours = Program(name=OURS, path=library, library=True)
-    by_name = {key: one for one in found for key in (one.name, one.path, posixpath.relpath(one.path, package.folder))}
+    by_name = {key: one for one in found for key in (one.name, one.path, relative(one.path, package.folder))}
     if library and library in handlers:
-        by_name |= {library: ours, posixpath.relpath(library, package.folder): ours}
+        by_name |= {library: ours, relative(library, package.folder): ours}
     if asked and asked not in (package.name, package.folder):
         if asked not in by_name:
             message = f"entry {asked[:80]} is no program of {package.name[:80]}; it has {_list(found, library)}"

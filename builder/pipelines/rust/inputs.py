@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from builder.pipelines.rust.manifest import (
 )
 from builder.pipelines.rust.source import FILE_LIMIT, handler_line, has_main, named
 from builder.plan import CopyFile, WriteFile
-from builder.source.tree import Tree
+from builder.source.tree import Tree, relative
 
 SDK = "/opt/ignite/sdk/rust"
 FETCH = "/work/fetch"
@@ -167,7 +166,7 @@ def _files(tree: Tree, project: Project, entry: Entry, added: Mapping[str, Any])
     files: list[WriteFile] = []
     if entry.program.library:
         direct = not linkable(own)
-        path = posixpath.relpath(entry.program.path, own.folder) if direct else WRAPPER
+        path = relative(entry.program.path, own.folder) if direct else WRAPPER
         text += f'\n[[bin]]\nname = "{OURS}"\npath = "{path}"\n'
         if not direct:
             content = f"fn main() {{\n    {library_name(own)}::main()\n}}\n"
