@@ -229,7 +229,8 @@ def _output(lines: Sequence[str], last: Instruction | None) -> list[str]:
     """What the failed instruction's own program wrote last, without the executor's lines.
 
     The executor writes to another pipe than the program, so what this wrote in its first moments may stand before the
-    lines that tell of its start, and before the instruction's own; behind another's start it is the other's.
+    lines that tell of its start, of its instruction, and of the snapshot before that. What stands right behind another
+    program's start is that one's.
     """
     own: list[str] = []
     begun, is_before = _words(last.text) if last else "", False
@@ -242,11 +243,13 @@ def _output(lines: Sequence[str], last: Instruction | None) -> list[str]:
                 own.append(line)
         elif message.startswith(BESIDE):
             continue
-        elif is_before:
-            return [] if message.startswith(STARTS) or message.startswith("RUN ") else own[::-1]
-        elif not own and begun and _words(message) == begun:
+        elif is_before and message.startswith((*STARTS, "RUN ")):
+            return []
+        elif own:
+            break
+        elif begun and _words(message) == begun:
             is_before = True
-        elif own or not message.startswith(STARTS):
+        elif not begun and not message.startswith(STARTS):
             break
     return own[::-1]
 

@@ -185,7 +185,9 @@ def test_a_dockerfile_with_run_is_built_pulled_started_and_called(both: Service)
 
 
 def test_a_failed_run_has_its_line_and_no_second_attempt(both: Service) -> None:
-    build = both.ended(both.submit("fails", {"Dockerfile": dockerfile(both, "RUN echo 'no such thing' >&2; exit 3")}))
+    build = both.ended(
+        both.submit("fails", {"Dockerfile": dockerfile(both, "RUN sleep 1; echo 'no such thing' >&2; exit 3")})
+    )
     failure = build.failure
     assert (failure.reason, failure.where, failure.exit_code) == ("StepFailed", "Dockerfile:2", 3), failure
     assert list(failure.said) == ["no such thing"] and build.attempt == 1

@@ -35,7 +35,7 @@ def dockerfile(jobs: Jobs, *lines: str) -> str:
 
 
 def test_an_exit_code_in_run_has_the_line_and_the_programs_words(jobs: Jobs) -> None:
-    text = dockerfile(jobs, "RUN echo fine", "", "RUN echo fine", "RUN echo 'no such thing' >&2; exit 3")
+    text = dockerfile(jobs, "RUN echo fine", "", "RUN echo fine", "RUN sleep 1; echo 'no such thing' >&2; exit 3")
     ran = jobs.run({"Dockerfile": text}, jobs.build("exit"))
     assert ran.ended.reason == "StepFailed", (ran.ended, ran.log)
     found = diagnose(ran.ended, ran.log, numbered(text))

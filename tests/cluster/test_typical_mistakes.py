@@ -30,7 +30,10 @@ DOCKERFILES: dict[str, dict[str, Any]] = {
     "COPY from a stage that comes later": {
         "Dockerfile": "FROM {debian}\nCOPY --from=2 /etc/passwd /x\nFROM {debian} AS build\nRUN true\n"
     },
-    "a RUN that exits with 3": {"Dockerfile": "FROM {debian}\nRUN echo fine\nRUN echo 'no such thing' >&2; exit 3\n"},
+    # On a busy machine the words of a program that fails at once may stand among the lines of the one before it.
+    "a RUN that exits with 3": {
+        "Dockerfile": "FROM {debian}\nRUN echo fine\nRUN sleep 1; echo 'no such thing' >&2; exit 3\n"
+    },
     "a program that the base lacks": {"Dockerfile": "FROM {debian}\nRUN curl https://example.com\n"},
     "a user that the base lacks": {"Dockerfile": "FROM {debian}\nUSER ghost\nRUN true\n"},
     "an unknown instruction": {"Dockerfile": "FROM {debian}\nRUNN true\n"},

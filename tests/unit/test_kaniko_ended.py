@@ -72,6 +72,35 @@ def test_what_a_program_writes_at_once_may_stand_before_the_lines_of_its_start(a
     assert silent.said and "exit status 3" in silent.said[0], "what an earlier one wrote is none of this one's"
 
 
+SNAPSHOTS = (own("Taking snapshot of full filesystem..."), own("No files were changed, appending empty layer"))
+
+
+@pytest.mark.parametrize("at", range(1, 3))
+def test_what_a_program_writes_at_once_may_stand_before_its_instruction(at: int) -> None:
+    """Between the lines of the snapshot that the instruction before it ends with."""
+    began = [*SNAPSHOTS, FAILS[0], own("Cmd: /bin/sh"), own("Running: [/bin/sh -c exit 3]"), FAILS[-1]]
+    before = [*SECOND[:-1], own("Running: [/bin/sh -c echo one]"), SECOND[-1]]
+    found = diagnose(STEP, [*before, *began[:at], "error: no such thing", *began[at:]], DOCKERFILE)
+    assert found.said == ("error: no such thing",)
+    silent = diagnose(STEP, [*before, *began], DOCKERFILE)
+    assert silent.said and "exit status 3" in silent.said[0]
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_the_first_program_of_a_stage_is_told_of_behind_the_first_snapshot(at: int) -> None:
+    first = (Instruction(stage=0, line=1, text="FROM base"), Instruction(stage=0, line=2, text="RUN curl x"))
+    began = [
+        FIRST[0],
+        own("RUN curl x"),
+        own("Initializing snapshotter ..."),
+        SNAPSHOTS[0],
+        own("Cmd: /bin/sh"),
+        FAILS[-1],
+    ]
+    found = diagnose(STEP, [*began[: at + 1], "curl: not found", *began[at + 1 :]], first)
+    assert (found.said, found.where) == (("curl: not found",), "Dockerfile:2")
+
+
 CACHED = (
     own("Pushing layer registry.example/acme/cache:1f to cache now"),
     own("Pushing image to registry.example/acme/cache:1f"),
