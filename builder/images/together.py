@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -49,8 +49,10 @@ def together(calls: Iterable[Callable[[Callable[[], None]], T]]) -> list[T]:
             except BaseException as error:
                 failures.append(error)
 
-    others = [_pool().submit(work) for _ in range(min(AT_ONCE, len(waiting)) - 1)]
+    others: list[Future[None]] = []
     try:
+        for _ in range(min(AT_ONCE, len(waiting)) - 1):
+            others.append(_pool().submit(work))
         work()
         wait([other for other in others if not other.cancel()])  # what no thread was free for, this one has done
     except BaseException as error:  # an interrupt: the others must not go on to their last byte
