@@ -66,6 +66,7 @@ class MemoryCalls:
 
     def __init__(self, forgets: int = 0, keep: int = 0, refuses: tuple[str, ...] = ()) -> None:
         self.kept: dict[str, list[str]] = {}
+        self.plans: list[pb.PlannedRequest] = []
         self.finished: list[pb.FinishRequest] = []
         self.handed_back: list[str] = []
         self.beats: list[pb.HeartbeatRequest] = []
@@ -79,6 +80,10 @@ class MemoryCalls:
         return pb.HeartbeatResponse(lease_ms=60_000)
 
     def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
+        if (kept := self._lacks(request)) is not None:
+            return pb.PlannedResponse(log_incomplete=True, kept_until_index=kept)
+        self._keep(request)
+        self.plans.append(request)
         return pb.PlannedResponse(verdict=pb.PLANNED_GO_ON)
 
     def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
@@ -86,7 +91,13 @@ class MemoryCalls:
             raise Refused("not yours")
         return pb.AppendLogResponse(kept_until_index=self._keep(request))
 
-    def _keep(self, request: pb.AppendLogRequest | pb.FinishRequest) -> int:
+    def _lacks(self, request: pb.PlannedRequest | pb.FinishRequest) -> int | None:
+        """How many lines are kept, where the claim has more of them."""
+        kept = len(self.kept.get(request.build_id, []))
+        last = request.first_index + len(request.lines) if request.first_index <= kept else 0
+        return kept if max(kept, last) < request.log_count else None
+
+    def _keep(self, request: pb.AppendLogRequest | pb.PlannedRequest | pb.FinishRequest) -> int:
         kept = self.kept.setdefault(request.build_id, [])
         if request.first_index <= len(kept):
             kept += [line.line for line in request.lines][len(kept) - request.first_index :]
@@ -96,9 +107,7 @@ class MemoryCalls:
         if self.forgets:
             self.forgets -= 1
             del self.kept[request.build_id][self.keep :]
-        kept = len(self.kept.get(request.build_id, []))
-        last = request.first_index + len(request.lines) if request.first_index <= kept else 0
-        if max(kept, last) < request.log_count:
+        if (kept := self._lacks(request)) is not None:
             return pb.FinishResponse(log_incomplete=True, kept_until_index=kept)
         self._keep(request)
         self.finished.append(request)
@@ -113,7 +122,12 @@ class MemoryCalls:
 
 
 def grant_of(
-    build_id: str = "b", *, timeout_ms: int = 60_000, lease_ms: int = 60_000, takes_last_lines: bool = False
+    build_id: str = "b",
+    *,
+    timeout_ms: int = 60_000,
+    lease_ms: int = 60_000,
+    takes_last_lines: bool = False,
+    takes_planned_lines: bool = False,
 ) -> pb.ClaimBuildResponse:
     return pb.ClaimBuildResponse(
         granted=True,
@@ -124,6 +138,7 @@ def grant_of(
         organization_name="o",
         limits=pb.Limits(timeout_ms=timeout_ms),
         takes_last_lines=takes_last_lines,
+        takes_planned_lines=takes_planned_lines,
     )
 
 

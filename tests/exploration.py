@@ -194,9 +194,15 @@ class World:
         pause = BACKOFF if self.model.pauses else 0
         return builds.finish(self.store, request, pause, node, lines=lines)
 
-    def plan(self, row: Row, claim: int, node: str = "") -> str:
+    def plan(self, row: Row, claim: int, node: str = "", count: int = 0, first: int | None = None) -> builds.KeyVerdict:
+        """`first`: the index of a line that travels with it."""
         key = f"key {row['build_id']}" if self.model.keys else "key"
-        return builds.planned(self.store, row["build_id"], claim, key, "code", "go", (), node)
+        lines: dict[str, Any] = {
+            "log_count": count,
+            "first_index": first or 0,
+            "lines": [] if first is None else [LINE],
+        }
+        return builds.planned(self.store, row["build_id"], claim, key, "code", "go", (), node, **lines)
 
     def line(self, row: Row, claim: int, node: str = "") -> object:
         return logs.append(self.store, row["build_id"], claim, 0, [LINE], node)
@@ -347,6 +353,9 @@ def _of_owner(world: World, number: int, row: Row) -> Iterator[Step]:
             yield Step(name="launching", of=number, act=partial(world.launching, row, claim))
     else:
         yield Step(name="plan", of=number, act=partial(world.plan, row, claim))
+        if world.model.lines:
+            with_line = partial(world.plan, row, claim, count=1, first=0)
+            yield Step(name="plan with its line", of=number, act=with_line)
     if world.model.lines and not row["claim_lines"]:
         line = partial(world.line, row, claim)
         yield Step(name="line", of=number, act=line, same=lambda first, second: first[:2] == second[:2])
@@ -472,6 +481,8 @@ def idle_calls(world: World, number: int, dump: Dump) -> Iterator[Step]:
             yield Step(name="image refused", act=partial(world.unresolved, row, "ImageNotFound"))
     if works and world.model.lines and not row["claim_lines"]:
         yield Step(name="a gap", act=partial(logs.append, store, build_id, claim, 1, [LINE]))
+        yield Step(name="plan without its lines", act=partial(world.plan, row, claim, count=1))
+        yield Step(name="plan with a gap", act=partial(world.plan, row, claim, count=2, first=1))
         for how in FINISHES:
             yield Step(name=f"finish {how} without its lines", act=partial(world.finish, row, claim, how))
             gap = partial(world.finish, row, claim, how, count=2, first=1)
@@ -517,6 +528,8 @@ def _owner_writes(world: World, row: Row, claim: int, node: str, who: str) -> It
 def _workers_writes(world: World, row: Row, claim: int, node: str, who: str) -> Iterator[Step]:
     """What only an owner of WORK writes."""
     yield Step(name=f"{who}: plan", act=partial(world.plan, row, claim, node))
+    with_line = partial(world.plan, row, claim, node, first=row["claim_lines"])
+    yield Step(name=f"{who}: plan with a line", act=with_line)
     yield Step(name=f"{who}: launching", act=partial(world.launching, row, claim, node))
     yield Step(name=f"{who}: launched", act=partial(world.launched, row, claim, node, 0))
 

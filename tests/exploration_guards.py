@@ -76,8 +76,12 @@ GUARDS = (
     # Owners
     _guard("planned: cancel", "owner.planned", _CANCEL, "if False:"),
     _guard("finish: cancel", "owner.finish", _CANCEL, "if False:"),
-    _guard("finish: every line", "owner.finish", 'max(row["claim_lines"], last) < request.log_count', "False"),
-    _guard("finish: no gap", "owner.finish", 'if request.first_index <= row["claim_lines"] else 0'),
+    _guard("planned: every line", "owner.planned", "logs.lacks(row, log_count, first_index, lines)", "False"),
+    _guard(
+        "finish: every line", "owner.finish",
+        "logs.lacks(row, request.log_count, request.first_index, lines)", "False",
+    ),
+    _guard("lines of another call: no gap", "logs.lacks", 'if first_index <= row["claim_lines"] else 0'),
     _guard("finish: the claim", "owner.finish", '!= (request.claim, RUNNING', '!= (row["claim"], RUNNING'),
     _guard("finish: the stage", "owner.finish", ' or row["stage"] not in stages'),
     _guard("finish: the owner", "owner.finish", "not is_owner(row, node)", "False", BEGUN),

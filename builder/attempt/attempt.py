@@ -14,6 +14,7 @@ from builder.attempt.reader import Budget, Readers, Reading
 from builder.attempt.uses import Uses
 from builder.claims.calls import Calls
 from builder.claims.lease import Lease
+from builder.claims.spool import Line
 from builder.claims.timelimit import TimeLimit
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK, compiled_runtime, runtime_of
@@ -178,6 +179,23 @@ class Attempt:
         spool = self.log.spool
         with spool.awaiting():
             self._wait_for(lambda: spool.acknowledged or self.lease.must_stop(), None)
+
+    @contextmanager
+    def leaving(self) -> Iterator[Callable[[], tuple[int, tuple[Line, ...]]]]:
+        """Inside the newest lines are the caller's to send. What it gets waits until the control side has all but one
+        batch, or the attempt must stop; then it returns how many lines the claim has, and that batch."""
+        spool = self.log.spool
+
+        def batch() -> tuple[int, tuple[Line, ...]]:
+            with spool.changed:
+                self._wait_for(lambda: spool.is_left or self.lease.must_stop(), None)
+                return spool.count, spool.batch()
+
+        spool.leave(True)
+        try:
+            yield batch
+        finally:
+            spool.leave(False)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.attempt.attempt import Attempt
-from builder.claims.calls import Unanswered
+from builder.claims.calls import Refused, Unanswered
 from builder.claims.outcome import Material, Verdict
 from builder.claims.requests import planned_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
+from builder.logs import logger
 from builder.plan import Plan, Toolchain
 from builder.toolchains.provider import LENT, Provided
+
+log = logger("worker")
 
 AGAIN_S = 0.2
 TRIES = 3
@@ -84,7 +89,8 @@ def report_key(
     """Send the key; returns what the store decides. All of it is a wait for the control side. `unchanged`: of a rebase
     onto the run image that the image is on."""
     phases = (*attempt.log.phases, attempt.log.current(pb.PHASE_STATUS_SUCCEEDED))
-    request = planned_request(
+    request = functools.partial(
+        planned_request,
         attempt.lease,
         key=key,
         code_hash=code_hash,
@@ -95,10 +101,32 @@ def report_key(
         unchanged=unchanged,
     )
     with attempt.waiting():
+        if attempt.grant.takes_planned_lines:
+            with suppress(Refused):  # by a control process of an earlier version, to which a plan has no lines
+                return _with_lines(attempt, request)
         attempt.wait_until_acknowledged()  # a reuse or an attachment ends this claim, and with it its log
+        return Verdict(_answered(attempt, request()).verdict)
+
+
+def _with_lines(attempt: Attempt, request: Callable[..., pb.PlannedRequest]) -> Verdict:
+    """The verdict of a call that carries the newest lines of the log: they cost no call of their own."""
+    spool = attempt.log.spool
+    with attempt.leaving() as batch:
         while True:
-            attempt.check()
-            try:
-                return Verdict(attempt.node.calls.planned(request).verdict)
-            except Unanswered:
-                attempt.pause(AGAIN_S)
+            count, last = batch()
+            answer = _answered(attempt, request(log_count=count, last=last))
+            if not answer.log_incomplete:
+                spool.acknowledge(count)
+                return Verdict(answer.verdict)
+            if not spool.again(answer.kept_until_index):
+                log.error("lines are gone from the spool", action="spool-damaged", build_id=attempt.lease.build_id)
+                return Verdict.STALE
+
+
+def _answered(attempt: Attempt, request: pb.PlannedRequest) -> pb.PlannedResponse:
+    while True:
+        attempt.check()
+        try:
+            return attempt.node.calls.planned(request)
+        except Unanswered:
+            attempt.pause(AGAIN_S)

@@ -34,8 +34,11 @@ def planned_request(
     phases: Sequence[pb.PhaseRecord],
     provenance: pb.SourceProvenance | None = None,
     unchanged: bool = False,
+    log_count: int = 0,
+    last: Sequence[Line] = (),
 ) -> pb.PlannedRequest:
-    """The key is known. `phases` are stored where the verdict ends this claim."""
+    """The key is known. `phases` are stored where the verdict ends this claim. For a control side that takes them here,
+    `log_count`: the lines of this claim so far; `last`: those that are not kept yet."""
     return pb.PlannedRequest(
         protocol=PROTOCOL,
         build_id=lease.build_id,
@@ -49,6 +52,9 @@ def planned_request(
         phases=phases,
         provenance=provenance,
         unchanged=unchanged,
+        log_count=log_count,
+        first_index=last[0].index if last else 0,
+        lines=_entries(last),
     )
 
 

@@ -29,7 +29,7 @@ from builder.process import process_start
 BATCH_LINES = 500
 """Lines that travel together, at most."""
 LAST_BYTES = 256 * 1024
-"""What lines may take up that travel with a finish: a call takes far more, also beside an artifact's materials."""
+"""What lines may take up that travel with another call: it takes far more, also beside an artifact's materials."""
 CROWD = 200
 """So many lines wait for no more to travel with them."""
 MARK, UNDER_WAY = ".pid", ".mark"
@@ -167,20 +167,20 @@ class Spool:
     @property
     def is_due(self) -> bool:
         """Whether there are lines for the sender: not acknowledged, and not those that `leave` keeps from it."""
-        return bool(self._pending) and not (self._leaves and self._is_last())
+        return bool(self._pending) and not (self._leaves and self._is_one_batch())
 
     @property
     def is_left(self) -> bool:
-        """Whether all lines but the last batch are acknowledged, and the sender is at none."""
-        return not self._under_way and self._is_last()
+        """Whether all lines but one batch are acknowledged, and the sender is at none."""
+        return not self._under_way and self._is_one_batch()
 
-    def _is_last(self) -> bool:
-        if not self._closed or len(self._pending) > BATCH_LINES:
+    def _is_one_batch(self) -> bool:
+        if len(self._pending) > BATCH_LINES:
             return False
         return sum(len(line.text) + LINE_OVERHEAD for line in self._pending) <= LAST_BYTES
 
     def leave(self, leaves: bool) -> None:
-        """Whether the last batch of a closed log is left to whoever ends the claim, who sends it with the outcome."""
+        """Whether the last batch is left to whoever calls about the claim next, and sends it with that call."""
         with self.changed:
             self._leaves = leaves
             self.changed.notify_all()

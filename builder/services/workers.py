@@ -155,7 +155,8 @@ class WorkerService(WatcherCalls):
         self._admit(caller, request.protocol)
         check_plan(request)
         check_phases(request.phases)
-        verdict = builds.planned(
+        lines = _lines_of(request.lines)
+        found = builds.planned(
             self._parts.store,
             request.build_id,
             request.claim,
@@ -170,10 +171,17 @@ class WorkerService(WatcherCalls):
             warnings=[log_line(line[:TEXT_CHARACTERS]) for line in request.warnings[:MOST_WARNINGS]],
             provenance=checked_provenance(request.provenance) if request.HasField("provenance") else "",
             unchanged=request.unchanged,
+            log_count=request.log_count,
+            first_index=request.first_index,
+            lines=lines,
         )
-        if verdict == "STALE":
+        if found.verdict == "INCOMPLETE":
+            return pb.PlannedResponse(log_incomplete=True, kept_until_index=found.kept)
+        if found.verdict == "STALE":
             self._parts.stale("planned")
-        return pb.PlannedResponse(verdict=pb.PlannedVerdict.Value("PLANNED_" + verdict))
+        elif lines:
+            self._parts.fan_out(request.build_id, [])
+        return pb.PlannedResponse(verdict=pb.PlannedVerdict.Value("PLANNED_" + found.verdict))
 
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
         """Store a batch in one transaction, then wake the tails, then answer."""

@@ -33,16 +33,16 @@ from builder.store.closing import (
 )
 from builder.store.engine import Store, insert_of
 from builder.store.granting import Claimed, UnknownNode, claim
-from builder.store.owner import Finished, finish, hand_back, heartbeat, planned
+from builder.store.owner import Finished, KeyVerdict, finish, hand_back, heartbeat, planned
 from builder.store.rows import Row, cancelled, emit, lock_timed, transition
 from builder.store.schema import builds, labels
 from builder.store.transitions import FINALIZE, PENDING, RUNNING
 
 __all__ = [
-    "AdoptedBuilds", "Claimed", "Finished", "Published", "QueueFull", "Row", "Submission", "TagsMoved", "UnknownNode",
-    "adopt_due", "adopt_finalize", "builds", "by_id", "cancel", "claim", "finish", "get", "hand_back", "heartbeat",
-    "keep_finalize", "page", "planned", "position", "publish", "rebuild", "refuse", "release_finalize", "starting",
-    "submit", "succeed", "tag_digest", "tags_to_check", "unresolved",
+    "AdoptedBuilds", "Claimed", "Finished", "KeyVerdict", "Published", "QueueFull", "Row", "Submission", "TagsMoved",
+    "UnknownNode", "adopt_due", "adopt_finalize", "builds", "by_id", "cancel", "claim", "finish", "get", "hand_back",
+    "heartbeat", "keep_finalize", "page", "planned", "position", "publish", "rebuild", "refuse", "release_finalize",
+    "starting", "submit", "succeed", "tag_digest", "tags_to_check", "unresolved",
 ]  # fmt: skip
 
 COUNTED = 1000

@@ -115,6 +115,12 @@ def batch(tx: Connection, row: Counters, first_index: int, lines: Sequence[Line]
     return numbered, {**columns, "phase": phase, "claim_lines": kept + len(fresh)}
 
 
+def lacks(row: Counters, count: int, first_index: int, lines: Sequence[Line]) -> bool:
+    """Whether of the `count` lines of a claim some are neither kept nor in this batch of it."""
+    last = first_index + len(lines) if first_index <= row["claim_lines"] else 0
+    return bool(max(row["claim_lines"], last) < count)
+
+
 def _owned(by_node: bool) -> ColumnElement[bool]:
     """The condition of a build whose owner writes lines; `by_node`: its claim was granted to this node, or watcher."""
     stage = builds.c.stage.in_(bindparam("same_stages", expanding=True))

@@ -92,6 +92,18 @@ def _beat(now: ColumnElement[int], phase: str, by_node: bool) -> ReturningUpdate
     return owned.values(**values).returning(builds.c.cancel_requested)
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeyVerdict:
+    """`verdict` is GO_ON, REUSE (built before), ATTACHED (in flight), STALE (also when it was cancelled) or INCOMPLETE:
+    log lines are missing; the store has those of the claim below `kept`."""
+
+    verdict: str
+    kept: int = 0
+
+
+STALE = KeyVerdict(verdict="STALE")
+
+
 def planned(
     store: Store,
     build_id: str,
@@ -108,8 +120,12 @@ def planned(
     warnings: Sequence[str] = (),
     provenance: str = "",
     unchanged: bool = False,
-) -> str:
-    """The key is known: GO_ON, REUSE (built before), ATTACHED (in flight) or STALE (also when it was cancelled).
+    log_count: int = 0,
+    first_index: int = 0,
+    lines: Sequence[logs.Line] = (),
+) -> KeyVerdict:
+    """The key is known. `lines`: the newest of the `log_count` ones of the claim, from `first_index` on, which are kept
+    with the verdict; of a call that is not accepted none is.
 
     `version`, `target` and `warnings` are the plan's, for the record. `phases` are those of this claim so far; stored
     where it ends here. `start_check` is the server's setting: a build that requires a start neither waits for one that
@@ -117,26 +133,31 @@ def planned(
     nor takes an artifact without a verdict. `provenance` is the commit of a git source. `unchanged`, of a rebase: the
     artifact of the build that it names is its own.
     """
+    lines = logs.cleaned(lines)  # before the lock
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, WORK, node)
         if row is None:
-            return "STALE"
-        row = {**row, "phase": furthest(row["phase"], ("PLAN",))}
+            return STALE
+        if logs.lacks(row, log_count, first_index, lines):
+            return KeyVerdict(verdict="INCOMPLETE", kept=row["claim_lines"])
+        kept = logs.batch(tx, row, first_index, lines)[1] if lines else {}
+        kept["phase"] = furthest(row["phase"], ("PLAN",))
+        row = {**row, **kept}
         if row["cancel_requested"]:  # nothing of the build runs at this point: STALE stops its owner
-            cancelled(tx, now, row, phase=row["phase"])
-            return "STALE"
+            cancelled(tx, now, row, **kept)
+            return STALE
         if row["build_key"] and row["build_key"] != key:  # a retry with another key is the primary of the old no more
             give_up_key(tx, now, row)
         found = {"build_key": key, "code_hash": code_hash, "runtime": runtime}
         found |= {"runtime_version": version, "target": target, "warnings": json.dumps(list(warnings))}
         found["provenance"] = provenance
-        row = transition(tx, now, row, "planned", phase=row["phase"], **found)
+        row = transition(tx, now, row, "planned", **kept, **found)
         if unchanged and (origin := _rebased(tx, row)) is not None:
             line = f"{origin['build_id']} is on this run image already; nothing was run or sent"
             reused = {"artifact": origin["artifact"], "from_cache_of": origin["build_id"]}
             to_finalize(tx, now, row, "reuse", **reused, phases=all_phases(row, phases), line=line)
-            return "REUSE"
-        return _by_key(tx, now, row, phases, start_check)
+            return KeyVerdict(verdict="REUSE")
+        return KeyVerdict(verdict=_by_key(tx, now, row, phases, start_check))
 
 
 def _rebased(tx: Connection, row: Row) -> Row | None:
@@ -246,8 +267,7 @@ def finish(
             return Finished(outcome="stale", row=row)
         if not is_owner(row, node):
             return Finished(outcome="stale", row=row)
-        last = request.first_index + len(lines) if request.first_index <= row["claim_lines"] else 0
-        if max(row["claim_lines"], last) < request.log_count:
+        if logs.lacks(row, request.log_count, request.first_index, lines):
             return Finished(outcome="incomplete", row=row)
         kept = logs.batch(tx, row, request.first_index, lines)[1] if lines else {}
         row = {**row, **kept}  # on which the line of the end counts

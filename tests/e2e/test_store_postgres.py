@@ -257,7 +257,7 @@ def test_a_write_that_waited_while_its_claim_was_taken_is_stale(world: World) ->
         lambda build, claim: world.fail_work(build, claim).outcome == "stale",
         lambda build, claim: builds.heartbeat(world.store, build, claim, "BUILD", LEASE) is None,
         lambda build, claim: builds.hand_back(world.store, build, claim, "drain") is None,
-        lambda build, claim: builds.planned(world.store, build, claim, "key", "code", "go") == "STALE",
+        lambda build, claim: builds.planned(world.store, build, claim, "key", "code", "go").verdict == "STALE",
         lambda build, claim: logs.append(world.store, build, claim, 0, [line("x")])[0],
     ):
         build = world.submit()
@@ -267,7 +267,8 @@ def test_a_write_that_waited_while_its_claim_was_taken_is_stale(world: World) ->
 
 def planned_late(world: World) -> tuple[str, Callable[[], str]]:
     late = world.submit()
-    return late, partial(builds.planned, world.store, late, world.claim(late), "key", "code", "go")
+    claim = world.claim(late)
+    return late, lambda: builds.planned(world.store, late, claim, "key", "code", "go").verdict
 
 
 def test_a_build_does_not_wait_for_a_primary_that_gave_its_key_up_meanwhile(world: World) -> None:
@@ -285,7 +286,7 @@ def test_a_build_does_not_wait_for_a_primary_that_gave_its_key_up_meanwhile(worl
 
 def test_a_build_whose_primary_succeeds_meanwhile_takes_its_result(world: World) -> None:
     primary = world.submit()
-    assert builds.planned(world.store, primary, world.claim(primary), "key", "code", "go") == "GO_ON"
+    assert builds.planned(world.store, primary, world.claim(primary), "key", "code", "go").verdict == "GO_ON"
     world.succeed_work(primary, world.row(primary)["claim"])
     adopted = builds.adopt_finalize(world.store, LEASE)
     assert adopted is not None and builds.publish(world.store, primary, adopted["claim"])
@@ -302,7 +303,7 @@ def test_a_build_whose_primary_succeeds_meanwhile_takes_its_result(world: World)
 
 def test_a_build_whose_primary_fails_meanwhile_is_the_primary(world: World) -> None:
     primary = world.submit()
-    assert builds.planned(world.store, primary, world.claim(primary), "key", "code", "go") == "GO_ON"
+    assert builds.planned(world.store, primary, world.claim(primary), "key", "code", "go").verdict == "GO_ON"
     late, planned = planned_late(world)
 
     def failed(tx: Any, row: Any) -> None:

@@ -53,19 +53,19 @@ def test_a_retry_with_another_key_hands_its_followers_over(world: World) -> None
     world.fail_work(primary, claim, "RegistryUnavailable")
     assert [world.row(one)["attached_to"] for one in followers] == [primary] * 3
     world.at[0] += 60_000
-    assert builds.planned(world.store, primary, world.claim(primary, "2"), "other", "code", "go") == "GO_ON"
+    assert builds.planned(world.store, primary, world.claim(primary, "2"), "other", "code", "go").verdict == "GO_ON"
     assert [world.row(one)["attached_to"] for one in followers] == ["", followers[0], followers[0]]
     late = world.submit()
-    assert builds.planned(world.store, late, world.claim(late), "key", "code", "go") == "ATTACHED"
+    assert builds.planned(world.store, late, world.claim(late), "key", "code", "go").verdict == "ATTACHED"
     assert world.row(late)["attached_to"] == followers[0]
     number = world.claim(followers[0], "2")
-    assert builds.planned(world.store, followers[0], number, "key", "code", "go") == "GO_ON"
+    assert builds.planned(world.store, followers[0], number, "key", "code", "go").verdict == "GO_ON"
 
 
 def test_a_build_for_another_repository_is_not_attached(world: World) -> None:
     attached(world)
     other = world.submit(repository="acme/other")
-    assert builds.planned(world.store, other, world.claim(other), "key", "code", "go") == "GO_ON"
+    assert builds.planned(world.store, other, world.claim(other), "key", "code", "go").verdict == "GO_ON"
 
 
 def test_a_primary_is_never_attached(world: World) -> None:

@@ -173,7 +173,7 @@ def test_another_node_with_the_right_claim_is_stale(world: World) -> None:
     for node, stale in (("other", True), ("node", False)):
         writes = (
             builds.heartbeat(world.store, build, claim, "BUILD", LEASE, node) is None,
-            builds.planned(world.store, build, claim, "key", "code", "go", (), node) == "STALE",
+            builds.planned(world.store, build, claim, "key", "code", "go", (), node).verdict == "STALE",
             logs.append(world.store, build, claim, 0, [line("x")], node)[0],
             builds.finish(world.store, request, 1000, node).outcome == "stale",
         )
@@ -190,7 +190,7 @@ def test_another_node_with_the_right_claim_is_stale(world: World) -> None:
 def test_a_build_without_a_key_waits_for_no_other(world: World) -> None:
     for _ in range(2):
         build = world.submit()
-        assert builds.planned(world.store, build, world.claim(build), "", "code", "go") == "GO_ON"
+        assert builds.planned(world.store, build, world.claim(build), "", "code", "go").verdict == "GO_ON"
 
 
 def test_a_stale_owner_changes_nothing(world: World) -> None:
@@ -202,7 +202,7 @@ def test_a_stale_owner_changes_nothing(world: World) -> None:
     assert new > old
     before = dict(world.row(build))
     assert builds.heartbeat(world.store, build, old, "BUILD", LEASE) is None
-    assert builds.planned(world.store, build, old, "key", "code", "go") == "STALE"
+    assert builds.planned(world.store, build, old, "key", "code", "go").verdict == "STALE"
     assert logs.append(world.store, build, old, 0, [{"t": 0, "p": "BUILD", "o": "STDOUT", "l": "x"}])[0]
     assert world.fail_work(build, old).outcome == "stale"
     assert world.succeed_work(build, old).outcome == "stale"
@@ -275,7 +275,7 @@ def test_the_owner_of_the_work_renews_no_lease_in_finalize(world: World) -> None
     world.at[0] += 1
     for number in (claim, adopted["claim"]):
         assert builds.heartbeat(world.store, build, number, "BUILD", LEASE) is None
-        assert builds.planned(world.store, build, number, "key", "code", "go") == "STALE"
+        assert builds.planned(world.store, build, number, "key", "code", "go").verdict == "STALE"
     assert world.row(build) == before
 
 
@@ -284,7 +284,10 @@ def test_a_claim_names_the_version_of_the_last_success_of_the_same_app(world: Wo
         build = world.submit(**more)
         claim = world.claim(build)
         key = f"key-{build}"
-        assert builds.planned(world.store, build, claim, key, "code", "go", version=version, warnings=["w"]) == "GO_ON"
+        assert (
+            builds.planned(world.store, build, claim, key, "code", "go", version=version, warnings=["w"]).verdict
+            == "GO_ON"
+        )
         assert (world.row(build)["runtime_version"], world.row(build)["warnings"]) == (version, '["w"]')
         if not end:
             world.fail_work(build, claim)

@@ -93,6 +93,76 @@ def test_last_lines_beyond_the_limit_end_the_log_as_a_batch_does(world: World, r
     assert kept[0] == kept[1] and kept[0][1]["log_cut"]
 
 
+PLAN = ("key", "code", "go")
+
+
+@pytest.mark.parametrize("ends", ["", "cancel", "reuse", "attach"])
+def test_lines_of_a_plan_are_kept_with_its_verdict_and_once(world: World, ends: str) -> None:
+    """Some of them may be kept already. A verdict that ends the claim has them as well, before the words about it."""
+    if ends in ("reuse", "attach"):
+        other = world.submit()
+        claim = world.claim(other)
+        builds.planned(world.store, other, claim, *PLAN)
+        if ends == "reuse":
+            world.succeed_work(other, claim)
+            world.finalize(other)
+    build = world.submit()
+    claim = world.claim(build)
+    logs.append(world.store, build, claim, 0, [line(str(n)) for n in range(3)])
+    if ends == "cancel":
+        builds.cancel(world.store, "acme", build)
+    lines = [line(str(n)) for n in range(2, 5)]
+    verdicts = [
+        builds.planned(world.store, build, claim, *PLAN, log_count=5, first_index=2, lines=lines).verdict
+        for _ in range(3)
+    ]
+    first = {"": "GO_ON", "cancel": "STALE", "reuse": "REUSE", "attach": "ATTACHED"}[ends]
+    assert verdicts == [first, *["GO_ON" if first == "GO_ON" else "STALE"] * 2]
+    every, row = logs.read(world.store, build, 0), world.row(build)
+    assert [one["l"] for one in every if one["o"] == "STDOUT"] == list("01234")
+    assert [one["s"] for one in every] == list(range(1, row["log_lines"] + 1))
+    assert "".join(one["o"][:2] for one in every).rstrip("SY") == "ST" * 5, "the control side's words come last"
+    assert row["claim_lines"] == 5
+
+
+@pytest.mark.parametrize(("first", "count"), [(3, 4), (4, 5), (2, 5), (0, 9), (0, 3)])
+def test_a_plan_that_is_short_of_lines_has_no_verdict(world: World, first: int, count: int) -> None:
+    build = world.submit()
+    claim = world.claim(build)
+    logs.append(world.store, build, claim, 0, [line("0"), line("1")])
+    before = world.row(build)
+    lines = [line("x")] if count != 3 else []
+    found = builds.planned(world.store, build, claim, *PLAN, log_count=count, first_index=first, lines=lines)
+    assert (found.verdict, found.kept) == ("INCOMPLETE", 2)
+    assert world.row(build) == before and len(logs.read(world.store, build, 0)) == 2
+
+
+def test_a_stale_plan_keeps_no_line(world: World) -> None:
+    build = world.submit()
+    claim = world.claim(build)
+    for late, node in ((claim + 1, ""), (claim, "other"), (claim - 1, "")):
+        found = builds.planned(world.store, build, late, *PLAN, (), node, log_count=1, lines=[line("x")])
+        assert found.verdict == "STALE"
+    assert logs.read(world.store, build, 0) == [] and world.row(build)["claim_lines"] == 0
+
+
+def test_lines_of_a_plan_beyond_the_limit_are_held_as_those_of_a_batch(world: World) -> None:
+    lines = [line(f"{n:03}" + "x" * 97) for n in range(400)]
+    kept = []
+    for at_once in (False, True):
+        build = world.submit(log_limit=10_000)
+        claim = world.claim(build)
+        if not at_once:
+            logs.append(world.store, build, claim, 0, lines)
+        last = lines if at_once else []
+        found = builds.planned(world.store, build, claim, build, "code", "go", log_count=400, lines=last)
+        assert found.verdict == "GO_ON"
+        row = world.row(build)
+        counters = {name: row[name] for name in ("log_lines", "log_bytes", "held_bytes", "log_cut", "claim_lines")}
+        kept.append(([one["l"] for one in logs.read(world.store, build, 0)], counters))
+    assert kept[0] == kept[1] and kept[0][1]["log_cut"]
+
+
 def finish_with(
     world: World,
     build: str,

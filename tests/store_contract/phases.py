@@ -51,11 +51,11 @@ def test_the_line_of_a_retry_has_the_phase_that_failed_and_the_build_is_queued_a
 def test_a_build_from_the_cache_was_in_plan_when_it_was_answered(world: World) -> None:
     first = world.submit()
     claim = world.claim(first)
-    assert builds.planned(world.store, first, claim, *KEY) == "GO_ON"
+    assert builds.planned(world.store, first, claim, *KEY).verdict == "GO_ON"
     world.succeed_work(first, claim)
     world.finalize(first)
     again = world.submit()
-    assert builds.planned(world.store, again, world.claim(again), *KEY) == "REUSE"
+    assert builds.planned(world.store, again, world.claim(again), *KEY).verdict == "REUSE"
     assert world.row(again)["phase"] == "PLAN"
     assert system_lines(world, again) == [("PLAN", f"same key as {first}; nothing was run or sent")]
     world.finalize(again)
@@ -65,7 +65,7 @@ def test_a_build_from_the_cache_was_in_plan_when_it_was_answered(world: World) -
 def test_the_record_follows_planned_and_the_lines_and_never_goes_back(world: World) -> None:
     build = world.submit()
     claim = world.claim(build)
-    assert builds.planned(world.store, build, claim, *KEY) == "GO_ON"
+    assert builds.planned(world.store, build, claim, *KEY).verdict == "GO_ON"
     assert world.row(build)["phase"] == "PLAN"
     logs.append(world.store, build, claim, 0, [line("one")])
     assert world.row(build)["phase"] == "BUILD"
@@ -101,7 +101,7 @@ def test_a_cancelled_build_was_in_the_phase_in_which_its_owner_stopped(world: Wo
     claim = world.claim(build)
     builds.cancel(world.store, "acme", build)
     if how == "planned":
-        assert builds.planned(world.store, build, claim, *KEY) == "STALE"
+        assert builds.planned(world.store, build, claim, *KEY).verdict == "STALE"
     else:
         failure = pb.Failure(reason="Cancelled", message="m", phase=pb.BUILD_PHASE_BUILD)
         finish(world, build, claim, failure=failure)

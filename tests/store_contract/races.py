@@ -96,7 +96,7 @@ def test_of_builds_with_one_key_planned_at_once_one_goes_on(world: World) -> Non
     for number in range(ROUNDS):
         owned = [(build, world.claim(build)) for build in (world.submit() for _ in range(4))]
         planned = [partial(builds.planned, world.store, *one, f"key{number}", "code", "go") for one in owned]
-        verdicts = race(*planned)
+        verdicts = [found.verdict for found in race(*planned)]
         assert sorted(verdicts) == ["ATTACHED", "ATTACHED", "ATTACHED", "GO_ON"]
         primary = owned[verdicts.index("GO_ON")][0]
         assert {world.row(build)["attached_to"] for build, _ in owned} == {"", primary}
@@ -107,12 +107,12 @@ def test_a_build_planned_while_its_primary_ends_does_not_wait_for_ever(world: Wo
         primary, late = world.submit(), world.submit()
         claim, later = world.claim(primary), world.claim(late)
         key = f"key{number}"
-        assert builds.planned(world.store, primary, claim, key, "code", "go") == "GO_ON"
-        verdict, _ = race(
+        assert builds.planned(world.store, primary, claim, key, "code", "go").verdict == "GO_ON"
+        found, _ = race(
             partial(builds.planned, world.store, late, later, key, "code", "go"),
             partial(world.fail_work, primary, claim, "OutOfMemory"),
         )
-        row = world.row(late)
+        row, verdict = world.row(late), found.verdict
         assert (verdict, row["status"]) in (("GO_ON", "RUNNING"), ("ATTACHED", "PENDING"))
         assert row["attached_to"] == ""
         world.fail_work(late, row["claim"]) if verdict == "GO_ON" else builds.cancel(world.store, "acme", late)
@@ -215,7 +215,7 @@ def test_a_mixed_crowd_ends_every_build_once(world: World) -> None:
                 if granted.row is None:
                     continue
                 claim = granted.row["claim"]
-                if builds.planned(world.store, build, claim, f"key{index % 2}", "code", "go") != "GO_ON":
+                if builds.planned(world.store, build, claim, f"key{index % 2}", "code", "go").verdict != "GO_ON":
                     continue
                 reason = ("", "CompileFailed", "OutOfMemory")[(index + turn) % 3]
                 logs.append(world.store, build, claim, 0, [line("x")])

@@ -26,7 +26,7 @@ def built(world: World, key: str = "", tag: str = "latest", **more: Any) -> str:
     build = world.submit(**more)
     claim = world.claim(build)
     if key:
-        assert builds.planned(world.store, build, claim, key, "code", "go") == "GO_ON"
+        assert builds.planned(world.store, build, claim, key, "code", "go").verdict == "GO_ON"
     logs.append(world.store, build, claim, 0, [line("built")])
     world.succeed_work(build, claim)
     row = builds.adopt_finalize(world.store, 30_000)
@@ -137,7 +137,7 @@ def test_what_a_cache_entry_names_stays_until_it_has_answered_nothing_for_long(w
     swept(world)
     assert delete(world, "SUCCEEDED", 90) == 0
     hit = world.submit()
-    assert builds.planned(world.store, hit, world.claim(hit), "key", "code", "go") == "REUSE"
+    assert builds.planned(world.store, hit, world.claim(hit), "key", "code", "go").verdict == "REUSE"
     world.finalize(hit)
     world.at[0] += 30 * DAY - 1
     assert retention.delete_cache(world.store, 30 * DAY).deleted == 0
@@ -304,7 +304,7 @@ def test_an_answer_and_an_expiry_at_once(world: World) -> None:
     world.at[0] += 30 * DAY
     hit = world.submit()
     claim = world.claim(hit)
-    plan = lambda: builds.planned(world.store, hit, claim, "key", "code", "go")  # noqa: E731
+    plan = lambda: builds.planned(world.store, hit, claim, "key", "code", "go").verdict  # noqa: E731
     verdict, _ = race(plan, lambda: retention.delete_cache(world.store, 30 * DAY))
     assert verdict in ("REUSE", "GO_ON")
     if verdict == "REUSE" and counted(world, cache):

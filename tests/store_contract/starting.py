@@ -16,7 +16,7 @@ def built(world: World, status: pb.StartStatus.ValueType, **more: object) -> str
     """A build of the key "key" that succeeded, whose start check found this."""
     build_id = world.submit(**more)
     claim = world.claim(build_id)
-    assert builds.planned(world.store, build_id, claim, "key", "code", "go") == "GO_ON"
+    assert builds.planned(world.store, build_id, claim, "key", "code", "go").verdict == "GO_ON"
     check = pb.StartCheck(
         status=status, message="" if status == pb.START_STATUS_LISTENS else "exited 1", cold_start_ms=7
     )
@@ -29,9 +29,8 @@ def built(world: World, status: pb.StartStatus.ValueType, **more: object) -> str
 def verdict(world: World, setting: str = "off", **more: object) -> tuple[str, str]:
     """(build, what the store decides about the key "key")."""
     build_id = world.submit(**more)
-    return build_id, builds.planned(
-        world.store, build_id, world.claim(build_id), "key", "code", "go", start_check=setting
-    )
+    found = builds.planned(world.store, build_id, world.claim(build_id), "key", "code", "go", start_check=setting)
+    return build_id, found.verdict
 
 
 def test_a_cached_answer_repeats_what_the_start_check_found(world: World) -> None:
@@ -60,7 +59,7 @@ def test_a_start_that_is_seen_later_replaces_the_entry(world: World) -> None:
     built(world, pb.START_STATUS_UNKNOWN)
     required = world.submit(request=REQUIRED)
     claim = world.claim(required)
-    assert builds.planned(world.store, required, claim, "key", "code", "go") == "GO_ON"
+    assert builds.planned(world.store, required, claim, "key", "code", "go").verdict == "GO_ON"
     success = pb.BuiltArtifact(digest="sha256:" + "a" * 64, reference="r", size_bytes=1)
     success.start_check.status = pb.START_STATUS_LISTENS
     builds.finish(world.store, pb.FinishRequest(build_id=required, claim=claim, success=success), 1000)
@@ -73,9 +72,9 @@ def test_who_requires_a_start_neither_waits_for_another_build_nor_is_waited_for(
     assert verdict(world, request=REQUIRED)[1] == "GO_ON"
     first, said = verdict(world, request=REQUIRED, repository="acme/other")
     assert said == "GO_ON"
-    assert builds.planned(world.store, first, world.row(first)["claim"], "alone", "code", "go") == "GO_ON"
+    assert builds.planned(world.store, first, world.row(first)["claim"], "alone", "code", "go").verdict == "GO_ON"
     other = world.submit(repository="acme/other")
-    assert builds.planned(world.store, other, world.claim(other), "alone", "code", "go") == "GO_ON"
+    assert builds.planned(world.store, other, world.claim(other), "alone", "code", "go").verdict == "GO_ON"
 
 
 OFF = json.dumps({"buildArgs": {"start_check": "off"}})

@@ -96,7 +96,7 @@ def test_a_finish_is_at_most_six_statements(world: World, reason: str, long: boo
 def test_a_success_is_at_most_eight_statements(world: World, no_cache: bool, long: bool) -> None:
     build = world.submit(no_cache=no_cache, log_limit=1_000)
     claim = world.claim(build)
-    assert builds.planned(world.store, build, claim, *KEY) == "GO_ON"
+    assert builds.planned(world.store, build, claim, *KEY).verdict == "GO_ON"
     if long:
         logs.append(world.store, build, claim, 0, [line("x" * 100)] * 20)
     world.succeed_work(build, claim)
@@ -133,8 +133,11 @@ def test_the_other_writes_of_an_owner_are_few_statements(world: World) -> None:
     with counted(world.store) as beats:
         assert builds.heartbeat(store, build, 1, "BUILD", LEASE, "node")
     with counted(world.store) as plans:
-        assert builds.planned(store, build, 1, *KEY) == "GO_ON"
+        assert builds.planned(store, build, 1, *KEY).verdict == "GO_ON"
+    with counted(world.store) as lines:
+        assert builds.planned(store, build, 1, *KEY, log_count=1, lines=[line("x")]).verdict == "GO_ON"
     assert (len(claims), len(beats)) == (3, 1) and len(plans) <= 5
+    assert len(lines) <= len(plans) + 1, "the lines themselves"
     assert world.row(build)["phase"] == "BUILD"
 
 

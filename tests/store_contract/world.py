@@ -122,11 +122,11 @@ def attached(world: World) -> tuple[str, int, list[str]]:
     """(primary, its claim, three builds attached to it)"""
     primary = world.submit()
     claim = world.claim(primary)
-    assert builds.planned(world.store, primary, claim, "key", "code", "go") == "GO_ON"
+    assert builds.planned(world.store, primary, claim, "key", "code", "go").verdict == "GO_ON"
     followers = [world.submit() for _ in range(3)]
     for follower in followers:
         number = world.claim(follower)
-        assert builds.planned(world.store, follower, number, "key", "code", "go") == "ATTACHED"
+        assert builds.planned(world.store, follower, number, "key", "code", "go").verdict == "ATTACHED"
     return primary, claim, followers
 
 

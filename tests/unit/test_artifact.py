@@ -217,7 +217,7 @@ def work(world: World, digest: str, push: Callable[[str], None], **fields: Any) 
     number = world.claim(build)
     row = world.row(build)
     tag = record.attempt_tag(row)
-    assert builds.planned(world.store, build, number, *KEY) == "GO_ON"
+    assert builds.planned(world.store, build, number, *KEY).verdict == "GO_ON"
     push(tag)
     builds.finish(world.store, pb.FinishRequest(build_id=build, claim=number, success=success(digest)), 1000)
     return build, tag
@@ -317,7 +317,7 @@ def test_an_artifact_that_is_not_the_tags_ends_the_attempt_and_the_next_one_buil
     one, two = images(tmp_path)
     build = world.submit()
     number = world.claim(build)
-    assert builds.planned(world.store, build, number, *KEY) == "GO_ON"
+    assert builds.planned(world.store, build, number, *KEY).verdict == "GO_ON"
     digest = attack(registry, one, two, f"build-{build}-1")
     builds.finish(world.store, pb.FinishRequest(build_id=build, claim=number, success=success(digest)), 1000)
     ours = pool(world, registry)
@@ -329,7 +329,7 @@ def test_an_artifact_that_is_not_the_tags_ends_the_attempt_and_the_next_one_buil
     assert "Internal: node node reported" in log and says in log
     world.at[0] += 60_000
     number = world.claim(build, "again")
-    assert builds.planned(world.store, build, number, *KEY) == "GO_ON", "nothing of it is in the cache"
+    assert builds.planned(world.store, build, number, *KEY).verdict == "GO_ON", "nothing of it is in the cache"
     registry = Layout(tmp_path / "sound")
     registry.push(one, "acme/n", f"build-{build}-2")
     builds.finish(world.store, pb.FinishRequest(build_id=build, claim=number, success=success(one.digest)), 1000)
@@ -360,7 +360,7 @@ def test_a_code_hash_that_is_none_gets_no_statement(
     image, _ = images(tmp_path)
     build = world.submit()
     number = world.claim(build)
-    assert builds.planned(world.store, build, number, "key", code_hash, "go") == "GO_ON"
+    assert builds.planned(world.store, build, number, "key", code_hash, "go").verdict == "GO_ON"
     registry.push(image, "acme/n", f"build-{build}-1")
     builds.finish(world.store, pb.FinishRequest(build_id=build, claim=number, success=success(image.digest)), 1000)
     assert attempt(pool(world, registry))
@@ -403,7 +403,7 @@ def test_what_the_cache_answers_needs_no_tag_of_its_own(world: World, registry: 
     work(world, image.digest, lambda tag: void(registry.push(image, "acme/n", tag)))
     assert attempt(pool(world, registry))
     again = world.submit()
-    assert builds.planned(world.store, again, world.claim(again), *KEY) == "REUSE"
+    assert builds.planned(world.store, again, world.claim(again), *KEY).verdict == "REUSE"
     assert attempt(pool(world, registry))
     done = record.build(world.row(again))
     assert (done.artifact_ref, done.size_bytes) == (f"oci-layout/acme/n@{image.digest}", image.size_bytes)

@@ -204,7 +204,7 @@ def succeeded(world: World) -> None:
     assert adopted is not None and builds.publish(world.store, primary, adopted["claim"])
     builds.succeed(world.store, primary, adopted["claim"], ())
     late = world.submit()
-    assert builds.planned(world.store, late, world.claim(late), "key", "code", "go") == "REUSE"
+    assert builds.planned(world.store, late, world.claim(late), "key", "code", "go").verdict == "REUSE"
 
 
 def failed(world: World, reason: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from builder.attempt.attempt import Attempt
+from builder.attempt.planned import report_key
 from builder.claims.calls import Refused, Unanswered
 from builder.claims.outcome import Artifact, Outcome, Verdict
 from builder.claims.requests import Close
@@ -21,6 +22,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.node import drive
 from builder.node.drive import claim_build, close, driving, work_folder
+from builder.plan import Toolchain
 from tests.attempt_fixtures import Clock, MemoryCalls, grant_of, node_at
 
 FAILED = Outcome(failure=BuildError("CompileFailed", "no"))
@@ -37,9 +39,10 @@ def own(
     takes: bool = False,
     **settings: object,
 ) -> Close:
-    """Drive one claim through `work` to its end; nothing of it may stay on the disk. `takes`: lines in a finish."""
+    """Drive one claim through `work` to its end; nothing of it may stay on the disk. `takes`: lines in other calls."""
     node = node_at(folder, calls, settings=settings)
-    with driving(node, grant_of(lease_ms=lease_ms, takes_last_lines=takes)) as attempt:
+    grant = grant_of(lease_ms=lease_ms, takes_last_lines=takes, takes_planned_lines=takes)
+    with driving(node, grant) as attempt:
         with work_folder(attempt):
             outcome = work(attempt)
         how = close(attempt, outcome)
@@ -329,6 +332,131 @@ def test_a_lost_claim_sends_no_last_lines(tmp_path: Path) -> None:
     calls = MemoryCalls()
     assert own(tmp_path, calls, work, takes=True) is Close.LOST
     assert (calls.finished, calls.kept) == ([], {})
+
+
+# --- lines of a plan
+
+
+def plans(attempt: Attempt) -> Verdict:
+    return report_key(
+        attempt, "key", "sha256:0", Toolchain(runtime="go", version="1.26", target="", name="go-1.26", base="go")
+    )
+
+
+def plans_after(lines: int, more: int = 0) -> Callable[[Attempt], Outcome]:
+    def work(attempt: Attempt) -> Outcome:
+        says(lines)(attempt)
+        assert plans(attempt) is Verdict.GO_ON
+        return says(more)(attempt)
+
+    return work
+
+
+def test_the_lines_of_a_plan_travel_with_it_where_they_are_taken(tmp_path: Path, batches: list[int]) -> None:
+    calls = MemoryCalls()
+    assert own(tmp_path, calls, plans_after(4, more=2), takes=True) is Close.FINISH
+    assert batches == [] and len(calls.kept["b"]) == 6
+    sent = [(one.first_index, len(one.lines), one.log_count) for one in (*calls.plans, *calls.finished)]
+    assert sent == [(0, 4, 4), (4, 2, 6)]
+
+
+def test_a_plan_without_new_lines_still_counts_them(tmp_path: Path) -> None:
+    def work(attempt: Attempt) -> Outcome:
+        says(4)(attempt)
+        attempt.wait_until_acknowledged()
+        return plans_after(0)(attempt)
+
+    calls = MemoryCalls()
+    assert own(tmp_path, calls, work, takes=True) is Close.FINISH
+    assert [(len(one.lines), one.log_count) for one in calls.plans] == [(0, 4)]
+
+
+def test_the_sender_goes_on_once_the_plan_has_its_verdict(tmp_path: Path) -> None:
+    def work(attempt: Attempt) -> Outcome:
+        plans_after(4)(attempt)
+        attempt.log.system("more")
+        assert wait_for(attempt, lambda: attempt.log.spool.acknowledged)
+        return FAILED
+
+    calls = MemoryCalls()
+    assert own(tmp_path, calls, work, takes=True) is Close.FINISH
+    assert calls.kept["b"][-1] == "more" and calls.finished[0].lines == []
+
+
+def test_more_lines_before_a_plan_than_a_batch_are_appended(tmp_path: Path, batches: list[int]) -> None:
+    calls = MemoryCalls()
+    assert own(tmp_path, calls, plans_after(2 * BATCH_LINES), takes=True) is Close.FINISH
+    assert sum(batches) + len(calls.plans[0].lines) == len(calls.kept["b"]) == 2 * BATCH_LINES
+
+
+def test_a_plan_whose_answer_is_lost_keeps_its_lines_once(tmp_path: Path, batches: list[int]) -> None:
+    class Losing(MemoryCalls):
+        def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
+            answer = super().planned(request)
+            if len(self.plans) < 3:
+                raise Unanswered("lost")
+            return answer
+
+    calls = Losing()
+    assert own(tmp_path, calls, plans_after(3), takes=True) is Close.FINISH
+    assert (batches, calls.kept["b"], len(calls.plans)) == ([], ["line 0", "line 1", "line 2"], 3)
+
+
+def test_a_plan_asks_again_with_the_lines_that_the_control_side_lacks(tmp_path: Path) -> None:
+    class Restored(MemoryCalls):
+        """Its store goes back in time once, to the first line."""
+
+        restored = False
+
+        def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
+            if not self.restored:
+                self.restored = True
+                del self.kept["b"][1:]
+            return super().planned(request)
+
+    def work(attempt: Attempt) -> Outcome:
+        says(3)(attempt)
+        attempt.wait_until_acknowledged()
+        return plans_after(2)(attempt)
+
+    calls = Restored()
+    assert own(tmp_path, calls, work, takes=True) is Close.FINISH
+    assert calls.kept["b"] == ["line 0", "line 1", "line 2", "line 0", "line 1"]
+
+
+def test_a_plan_whose_lines_are_gone_from_the_disk_gives_the_claim_up(tmp_path: Path) -> None:
+    class Damaging(MemoryCalls):
+        def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
+            (tmp_path / "spool/b.1.jsonl").write_text("")
+            return pb.PlannedResponse(log_incomplete=True)
+
+    def work(attempt: Attempt) -> Outcome:
+        says(3)(attempt)
+        attempt.wait_until_acknowledged()
+        return Outcome(verdict=plans(attempt))
+
+    assert own(tmp_path, Damaging(), work, takes=True) is Close.LOST
+
+
+def test_a_control_process_that_knows_no_lines_in_a_plan_gets_them_before(tmp_path: Path, batches: list[int]) -> None:
+    class Earlier(MemoryCalls):
+        def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
+            if request.lines or request.log_count:
+                raise Refused("INVALID_ARGUMENT: lines: there is no such field")
+            return super().planned(request)
+
+    calls = Earlier()
+    assert own(tmp_path, calls, plans_after(3), takes=True) is Close.FINISH
+    assert (batches, calls.kept["b"], len(calls.plans)) == ([3], ["line 0", "line 1", "line 2"], 1)
+
+
+def test_a_plan_that_is_refused_for_itself_fails_the_build(tmp_path: Path) -> None:
+    class Refusing(MemoryCalls):
+        def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
+            raise Refused("INVALID_ARGUMENT: key")
+
+    with pytest.raises(Refused, match="key"):
+        own(tmp_path, Refusing(), plans_after(3), takes=True)
 
 
 # --- the end

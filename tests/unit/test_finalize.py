@@ -110,7 +110,7 @@ def built(world: World, registry: Layout, artifact: pb.BuiltArtifact, **fields: 
     """A build whose work has ended with this artifact; it waits in FINALIZE."""
     build = world.submit(**fields)
     claim = world.claim(build)
-    assert builds.planned(world.store, build, claim, *KEY) == "GO_ON"
+    assert builds.planned(world.store, build, claim, *KEY).verdict == "GO_ON"
     tag(registry, artifact, build)
     report(world, build, claim, artifact)
     return build
@@ -228,20 +228,20 @@ def test_a_reused_artifact_that_the_registry_lost_is_built_again(world: World, r
     empty = Flaky(tmp_path / "another registry")
     finish = pool(world, empty)
     again = world.submit()
-    assert builds.planned(world.store, again, world.claim(again), *KEY) == "REUSE"
+    assert builds.planned(world.store, again, world.claim(again), *KEY).verdict == "REUSE"
     assert world.row(again)["from_cache_of"] == first
     assert attempt(finish)
     row = world.row(again)
     assert (row["status"], row["from_cache_of"], row["failures"], row["retries"]) == ("PENDING", "", 0, 0)
     claim = world.claim(again, "second")
-    assert builds.planned(world.store, again, claim, *KEY) == "GO_ON", "the cache has forgotten it"
+    assert builds.planned(world.store, again, claim, *KEY).verdict == "GO_ON", "the cache has forgotten it"
     artifact = push(empty, tmp_path, "a")
     tag(empty, artifact, again, 2)
     report(world, again, claim, artifact)
     run(world, finish)
     assert world.row(again)["status"] == "SUCCEEDED"
     third = world.submit()
-    assert builds.planned(world.store, third, world.claim(third), *KEY) == "REUSE"
+    assert builds.planned(world.store, third, world.claim(third), *KEY).verdict == "REUSE"
     run(world, finish)
     assert world.row(third)["status"] == "SUCCEEDED"
 
@@ -255,7 +255,7 @@ def test_what_was_built_without_the_cache_is_what_the_cache_answers_next(
     anew = built(world, registry, push(registry, tmp_path, "b"), no_cache=True)
     run(world, finish)
     third = world.submit()
-    assert builds.planned(world.store, third, world.claim(third), *KEY) == "REUSE"
+    assert builds.planned(world.store, third, world.claim(third), *KEY).verdict == "REUSE"
     assert world.row(third)["from_cache_of"] == anew
 
 
@@ -491,7 +491,7 @@ def test_the_commit_of_a_repository_is_the_statements_source(
     build = world.submit(request=json.dumps(request_of_it))
     claim = world.claim(build)
     commit = json.dumps({"commitSha": "c" * 40})
-    assert builds.planned(world.store, build, claim, *KEY, provenance=commit) == "GO_ON"
+    assert builds.planned(world.store, build, claim, *KEY, provenance=commit).verdict == "GO_ON"
     tag(registry, artifact, build)
     report(world, build, claim, artifact)
     assert attempt(pool(world, registry)) and world.row(build)["status"] == "SUCCEEDED"

@@ -362,6 +362,25 @@ def test_the_last_lines_of_a_finish_are_bounded_and_cleaned_as_those_of_a_batch(
     assert services.get(build).log_lines == 3
 
 
+def test_the_lines_of_a_plan_are_cleaned_and_those_that_lack_are_asked_for(services: Services) -> None:
+    build = services.submit()
+    register(services, "n")
+    granted = services.worker.claim_build(
+        node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    )
+    assert granted.takes_planned_lines
+    common = {"protocol": 1, "build_id": build, "claim": granted.claim, "key": "k"}
+    hostile = pb.LogEntry(line="a\x1b[31mb", timestamp_ms=2**62, phase=pb.BUILD_PHASE_PLAN, sequence=9)
+    gap = pb.PlannedRequest(**common, first_index=1, log_count=2, lines=[hostile])
+    assert services.worker.planned(node_of("n"), gap) == pb.PlannedResponse(log_incomplete=True)
+    whole = pb.PlannedRequest(**common, log_count=2, lines=[hostile, hostile])
+    assert services.worker.planned(node_of("other"), whole).verdict == pb.PLANNED_STALE
+    for _ in range(2):
+        assert services.worker.planned(node_of("n"), whole).verdict == pb.PLANNED_GO_ON
+    assert [one["l"] for one in logs.read(services.store, build, 0)] == ["ab", "ab"]
+    assert services.get(build).log_lines == 2
+
+
 def test_a_call_has_no_more_lines_than_an_owner_sends_at_once(services: Services) -> None:
     build = services.submit()
     register(services, "n")
@@ -370,6 +389,8 @@ def test_a_call_has_no_more_lines_than_an_owner_sends_at_once(services: Services
     lines = [pb.LogEntry()] * (MOST_LINES + 1)
     with pytest.raises(BuildError, match="InvalidRequest: lines takes up to 20000"):
         services.worker.append_log(node_of("n"), pb.AppendLogRequest(**common, lines=lines))
+    with pytest.raises(BuildError, match="InvalidRequest: lines takes up to 20000"):
+        services.worker.planned(node_of("n"), pb.PlannedRequest(**common, key="k", lines=lines))
     failure = pb.Failure(reason="CompileFailed", message="m")
     with pytest.raises(BuildError, match="InvalidRequest: lines takes up to 20000"):
         services.worker.finish(node_of("n"), pb.FinishRequest(**common, failure=failure, lines=lines))

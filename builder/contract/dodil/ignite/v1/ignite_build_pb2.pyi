@@ -1752,6 +1752,7 @@ class ClaimBuildResponse(_message.Message):
     START_CHECK_FIELD_NUMBER: _builtins.int
     REBASED_FIELD_NUMBER: _builtins.int
     TAKES_LAST_LINES_FIELD_NUMBER: _builtins.int
+    TAKES_PLANNED_LINES_FIELD_NUMBER: _builtins.int
     DEFAULT_VERSIONS_FIELD_NUMBER: _builtins.int
     granted: _builtins.bool
     refused_because: _builtins.str
@@ -1764,6 +1765,8 @@ class ClaimBuildResponse(_message.Message):
     """The start check: "off", "warn" or "require"; empty: off."""
     takes_last_lines: _builtins.bool
     """Finish takes `lines`; a control side of an earlier version refuses the field."""
+    takes_planned_lines: _builtins.bool
+    """Planned takes `log_count` and `lines`; a control side of an earlier version refuses the fields."""
     @_builtins.property
     def request(self) -> Global___CreateBuildRequest:
         """Without the source's bytes, which are in `source` if anywhere."""
@@ -1804,11 +1807,12 @@ class ClaimBuildResponse(_message.Message):
         start_check: _builtins.str = ...,
         rebased: Global___RebasedImage | None = ...,
         takes_last_lines: _builtins.bool = ...,
+        takes_planned_lines: _builtins.bool = ...,
         default_versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "limits", b"limits", "rebased", b"rebased", "request", b"request", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "default_versions", b"default_versions", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "rebased", b"rebased", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check", "takes_last_lines", b"takes_last_lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "default_versions", b"default_versions", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "rebased", b"rebased", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check", "takes_last_lines", b"takes_last_lines", "takes_planned_lines", b"takes_planned_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2082,6 +2086,9 @@ class PlannedRequest(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     PHASES_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
+    LOG_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     build_id: _builtins.str
     claim: _builtins.int
@@ -2094,6 +2101,10 @@ class PlannedRequest(_message.Message):
     target: _builtins.str
     unchanged: _builtins.bool
     """Of a rebase: the image is on the run image already, so the artifact of the build that it names is this one's, too."""
+    log_count: _builtins.int
+    """How many lines the claim has so far; 0: not checked."""
+    first_index: _builtins.int
+    """The newest of them, as AppendLog has them: kept in the transaction of the verdict, or not at all."""
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -2102,6 +2113,8 @@ class PlannedRequest(_message.Message):
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseRecord]:
         """What ended before; kept when this claim ends here (REUSE, ATTACHED), else they come with Finish."""
 
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]: ...
     def __init__(
         self,
         *,
@@ -2118,10 +2131,13 @@ class PlannedRequest(_message.Message):
         provenance: Global___SourceProvenance | None = ...,
         phases: _abc.Iterable[Global___PhaseRecord] | None = ...,
         unchanged: _builtins.bool = ...,
+        log_count: _builtins.int = ...,
+        first_index: _builtins.int = ...,
+        lines: _abc.Iterable[Global___LogEntry] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "code_hash", b"code_hash", "key", b"key", "phases", b"phases", "plan_json", b"plan_json", "protocol", b"protocol", "provenance", b"provenance", "runtime", b"runtime", "runtime_version", b"runtime_version", "target", b"target", "unchanged", b"unchanged", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "code_hash", b"code_hash", "first_index", b"first_index", "key", b"key", "lines", b"lines", "log_count", b"log_count", "phases", b"phases", "plan_json", b"plan_json", "protocol", b"protocol", "provenance", b"provenance", "runtime", b"runtime", "runtime_version", b"runtime_version", "target", b"target", "unchanged", b"unchanged", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2133,18 +2149,26 @@ class PlannedResponse(_message.Message):
 
     VERDICT_FIELD_NUMBER: _builtins.int
     OTHER_BUILD_ID_FIELD_NUMBER: _builtins.int
+    LOG_INCOMPLETE_FIELD_NUMBER: _builtins.int
+    KEPT_UNTIL_INDEX_FIELD_NUMBER: _builtins.int
     verdict: Global___PlannedVerdict.ValueType
     other_build_id: _builtins.str
     """The build reused or attached to."""
+    log_incomplete: _builtins.bool
+    """Without a verdict: send the missing lines first."""
+    kept_until_index: _builtins.int
+    """With `log_incomplete`: every line below this index is kept."""
     def __init__(
         self,
         *,
         verdict: Global___PlannedVerdict.ValueType = ...,
         other_build_id: _builtins.str = ...,
+        log_incomplete: _builtins.bool = ...,
+        kept_until_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["other_build_id", b"other_build_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_until_index", b"kept_until_index", "log_incomplete", b"log_incomplete", "other_build_id", b"other_build_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
