@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STARTS = ("builder.cli.commands.build", "builder.local.client", "builder.local.build", "builder.local.machine")
 LATER = {
     "builder.attempt.git",
+    "builder.attempt.gitrun",
     "builder.attempt.running",
     "builder.attempt.start",
     "builder.attempt.steps",
