@@ -35,6 +35,7 @@ LATER = {
     "builder.attempt.verdict",
     "builder.dockerfile.check",
     "builder.dockerfile.choose",
+    "builder.dockerfile.context",
     "builder.pipelines.deno.planning",
     "builder.pipelines.go.planning",
     "builder.pipelines.python.planning",
