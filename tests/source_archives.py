@@ -38,6 +38,7 @@ def Tar(
     size: int | bytes | None = None,
     magic: bytes = b"ustar\00000",
     prefix: bytes = b"",
+    tail: bytes = b"",
     checksum: int | None = None,
     signed: bool = False,
     padding: bytes = b"\0",
@@ -46,10 +47,15 @@ def Tar(
     stated = size if isinstance(size, bytes) else b"%011o\0" % (len(data) if size is None else size)
     head = _raw(name)[:100].ljust(100, b"\0") + b"%07o\0" % mode + b"0000000\0" * 2 + stated + b"00000000000\0"
     head += b" " * 8 + kind + _raw(target)[:100].ljust(100, b"\0") + magic.ljust(8, b"\0") + bytes(80)
-    head += prefix.ljust(155, b"\0") + bytes(12)
+    head += prefix.ljust(155, b"\0") + bytes(8) + tail.ljust(4, b"\0")
     total = sum(head) - (256 * sum(byte > 127 for byte in head) if signed else 0)
     head = head[:148] + b"%06o\0 " % (total if checksum is None else checksum) + head[156:]
     return head + data + padding * (-len(data) % 512)
+
+
+def _summed(entry: bytes, start: bytes) -> bytes:
+    """The entry with `start` before the digits of its checksum."""
+    return entry[:148] + (start + entry[148:154]).ljust(8, b"\0") + entry[156:]
 
 
 def pax(*records: tuple[str, str | bytes], kind: bytes = b"x") -> bytes:
@@ -382,7 +388,7 @@ def _tars() -> list[Hostile]:
         _broken("a size with an underscore", tar(OK, Tar("a", b"x" * 8, size=b"0000000_010\0")), "not octal"),
         _broken("a size with a prefix", tar(OK, Tar("a", b"x" * 8, size=b"0000000o10\0 ")), "not octal"),
         _broken("a size with a sign", tar(OK, Tar("a", b"x" * 8, size=b"+0000000010\0")), "not octal"),
-        _broken("a size with a NUL in it", tar(OK, Tar("a", b"x" * 8, size=b"0000" + bytes(1) + b"000010 ")), "not octal"),
+        _broken("a size with a NUL in it", tar(OK, Tar("a", b"x" * 8, size=b"0000" + bytes(1) + b"000010 ")), "behind a NUL"),
         _unsafe("data behind a folder", tar(OK, Tar("d", bytes(512), kind=b"5")), "a folder and states 512"),
         _unsafe("data behind a v7 folder", tar(OK, Tar("d/", bytes(512))), "a folder and states 512"),
         _unsafe("data behind a link", tar(OK, Tar("l", two, kind=b"2", target="x")), "a link and states"),
@@ -398,7 +404,14 @@ def _tars() -> list[Hostile]:
         _unsafe("global sparse files", tar(pax(("GNU.sparse.major", "1"), kind=b"g"), OK), "GNU.sparse"),
         *[_unsafe(f"a global header behind {what}", tar(OK, one, pax(("comment", "z"), kind=b"g"), two), "stands between")
           for what, one in (("PAX", pax(("path", "q"))), ("a long name", gnu(b"L", "q")), ("a target", gnu(b"K", "q")))],
-        _broken("a size behind a NUL", tar(OK, Tar("a", b"x" * 8, size=b"\x000000000010\0")), "begins with NUL"),
+        _broken("a size behind a NUL", tar(OK, Tar("a", b"x" * 8, size=b"\x000000000010\0")), "behind a NUL"),
+        _broken("a size behind spaces and a NUL", tar(OK, Tar("a", two, size=b"   \x0000002000")), "behind a NUL"),
+        *[_broken(f"a checksum behind {start!r}", tar(OK, _summed(two, start), two), "behind a NUL")
+          for start in (b"\0", b" \0")],
+        *[_unsafe(f"a prefix {prefix!r} behind {magic!r}", tar(OK, Tar("a", magic=magic, prefix=prefix)), "two ways")
+          for magic, prefix in ((b"", b"p"), (b"", b"13456701234\0" * 2), (b"ustar  \0", b"p"),
+                                (b"ustar  \0", b"13456701234\0p"))],
+        _unsafe("a prefix that runs into the times of star", tar(OK, Tar("a", prefix=b"p" * 155, tail=b"tar\0")), "star's"),
         _broken("a PAX name twice", tar(OK, pax(("path", "a"), ("path", "b")), two), "path twice"),
         *[_broken(f"damaged PAX {body[:9]!r}", tar(OK, Tar("p", body, kind=b"x"), two), "PAX") for body in bad_pax],
         _large("a PAX header of 2 MiB", gz(tar(OK, Tar("p", bytes(2 * MIB), kind=b"x"), two)), "limit 1 MiB"),

@@ -1,35 +1,27 @@
-"""FETCH_SOURCE of a repository: its commit resolved, fetched and packed by git in the sandbox.
+"""FETCH_SOURCE of a repository: its commit resolved, fetched and packed by git in the sandbox (`gitrun.py`).
 
-The two steps that ask the host have the egress proxy and the secret, and see nothing but their own folder. Over SSH
-they have the socket of an agent, and no key. What they fetched is packed by a step without a network. The archive is as
-hostile as an upload, and is unpacked as one.
+What the steps that ask the host fetched is packed by a step without a network. The archive is as hostile as an upload,
+and is unpacked as one.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
-from builder import sandbox
-from builder.addresses import normalized
 from builder.attempt.attempt import Attempt
-from builder.attempt.hosts import CA_MOUNT, machine_git, policy_of, require
+from builder.attempt.gitrun import FOLDER, MOST_TEXT, Named, offline, online, run, write
+from builder.attempt.hosts import CA_MOUNT
 from builder.attempt.inside import folder_in, write_in
-from builder.attempt.sshagent import serving
-from builder.attempt.steps import TAIL_LINES, step_launcher, step_limits
-from builder.attempt.verdict import FULL, of_room
+from builder.attempt.verdict import FULL
 from builder.contract.request import Repository
 from builder.errors import BuildError, PlatformError
-from builder.git import commands, ssh
-from builder.git.agent import Agent, Unusable, private_key
+from builder.git import commands
 from builder.git.commands import Commit
 from builder.git.history import MOST_BYTES, PACK, History, check_head, check_objects, history_of, too_large
-from builder.git.source import GitUrl, check_reference, check_secret, is_commit, parse_url
+from builder.git.source import GitUrl, check_reference, is_commit, parse_url
 from builder.git.submodules import (
     DEPTH,
     FILE,
@@ -42,42 +34,20 @@ from builder.git.submodules import (
     too_many,
     url_of,
 )
-from builder.sandbox.proxy import PORT
 from builder.sandbox.remove import remove_tree
 from builder.settings import MIB
 from builder.source import below
 from builder.text import visible
 
-FOLDER, HISTORY = "git", "history"
-MOST_LINES = 200_000
-MOST_TEXT, MOST_NAMES = 32 * MIB, MIB
-"""Bytes of what a command prints, and of the names in a `.gitmodules`: a line alone may have 16 KiB."""
+HISTORY = "history"
+MOST_NAMES = MIB
+"""Bytes of the names in a `.gitmodules`."""
 CHUNK = 1024 * 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Named:
-    """What a request names, judged; `at` is the field of the request."""
-
-    url: GitUrl
-    reference: str
-    at: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ran:
-    code: int
-    out: tuple[str, ...]
-    err: tuple[str, ...]
-    refused: bool = False
-    unreachable: bool = False
-    cut: bool = False
-    """It printed more than was read."""
 
 
 def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
     """The commit that a request names; its tree is in `attempt.blob` then, as a tar. Raises `BuildError`."""
-    named = _Named(
+    named = Named(
         url=parse_url(asked.url, asked.where("url")),
         reference=check_reference(asked.reference, asked.where("reference")),
         at=asked.at,
@@ -85,7 +55,7 @@ def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
     folder = attempt.work / FOLDER
     folder.mkdir()
     attempt.chown_to_build_user(folder)
-    _write(attempt, folder / "askpass", commands.ASKPASS_TEXT, 0o755)
+    write(attempt, folder / "askpass", commands.ASKPASS_TEXT, 0o755)
     try:
         sha, branch = _resolve(attempt, named)
         attempt.log.system(f"{visible(named.reference, limit=80)} of {named.url.text} is the commit {sha}")
@@ -98,57 +68,57 @@ def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
             warning = _left_out(attempt, sha)
         (folder / "askpass").unlink()
         write_in(attempt, f"{FOLDER}/repository/info/attributes", commands.ATTRIBUTES)
-        commit = commands.commit_of(_offline(attempt, commands.describe(sha)).out, sha, branch, named.at)
-        _offline(attempt, commands.archive(tree))
+        commit = commands.commit_of(offline(attempt, commands.describe(sha)).out, sha, branch, named.at)
+        offline(attempt, commands.archive(tree))
         _take(attempt, named.at)
         return replace(commit, warning=warning, history=history)
     finally:
         remove_tree(folder)
 
 
-def _resolve(attempt: Attempt, named: _Named) -> tuple[str, str]:
+def _resolve(attempt: Attempt, named: Named) -> tuple[str, str]:
     """(commit, branch)."""
     url, reference = named.url, named.reference
-    listing = _online(attempt, named, commands.list_remote(url, reference, CA_MOUNT))
+    listing = online(attempt, named, commands.list_remote(url, reference, CA_MOUNT))
     sha, branch = commands.found_in(listing.out, reference, named.at)
-    _offline(attempt, commands.init())
+    offline(attempt, commands.init())
     if not sha and is_commit(reference):
-        _online(attempt, named, commands.fetch(url, "", CA_MOUNT, shallow=False))
-        found = _run(attempt, commands.expand(reference), None)
+        online(attempt, named, commands.fetch(url, "", CA_MOUNT, shallow=False))
+        found = run(attempt, commands.expand(reference), None)
         sha = found.out[0] if found.code == 0 and found.out else ""
         remove_tree(attempt.work / FOLDER / "repository")  # it has commits without their files
-        _offline(attempt, commands.init())
+        offline(attempt, commands.init())
     if not sha:
         message = f'{url.text} has no branch, tag or commit "{visible(reference, limit=80)}"'
         raise BuildError("GitReferenceNotFound", message, where=f"{named.at}.reference")
     return sha, branch
 
 
-def _fetch(attempt: Attempt, named: _Named, sha: str, branch: str, *, history: bool) -> None:
+def _fetch(attempt: Attempt, named: Named, sha: str, branch: str, *, history: bool) -> None:
     """Fetch one commit, with its `history` or without. Raises `BuildError`."""
     command = commands.fetch_history if history else commands.fetch
     try:
-        _online(attempt, named, command(named.url, sha, CA_MOUNT))
+        online(attempt, named, command(named.url, sha, CA_MOUNT))
     except BuildError as error:
         if not named.url.is_ssh or is_commit(named.reference) or error.reason != "GitReferenceNotFound":
             raise
         # sshd lets few clients choose git's protocol, and the first one has no tag by the commit that it is of. Should
         # the name be of another commit by now, then this one is not there, and the next attempt resolves it again.
         name = f"refs/heads/{branch}" if branch else f"refs/tags/{named.reference}"
-        _online(attempt, named, command(named.url, name, CA_MOUNT))
+        online(attempt, named, command(named.url, name, CA_MOUNT))
 
 
 def _history(attempt: Attempt, sha: str, branch: str, at: str) -> History:
     """The history of a commit that was fetched with it; its packs, and the index of its files, wait in a folder that no
     step sees. Raises `BuildError` ArchiveTooLarge, GitReferenceNotFound."""
-    check_head(_run(attempt, commands.head(), None).out, sha, at)
-    check_objects(_offline(attempt, commands.count_objects()).out, at)
-    listed = _offline(attempt, commands.tags())
+    check_head(run(attempt, commands.head(), None).out, sha, at)
+    check_objects(offline(attempt, commands.count_objects()).out, at)
+    listed = offline(attempt, commands.tags())
     if listed.cut:
         raise too_large(f"more than {MOST_TEXT // MIB} MiB of names of tags", at)
     found = history_of(listed.out, sha, branch, at)
-    _offline(attempt, commands.repack())
-    _offline(attempt, commands.read_tree(sha), {"GIT_INDEX_FILE": commands.OWN_INDEX})
+    offline(attempt, commands.repack())
+    offline(attempt, commands.read_tree(sha), {"GIT_INDEX_FILE": commands.OWN_INDEX})
     kept = attempt.private / HISTORY
     kept.mkdir()
     try:
@@ -193,7 +163,7 @@ def place_history(attempt: Attempt, history: History) -> None:
 
 def _submodules(attempt: Attempt, sha: str) -> tuple[Submodule, ...]:
     """The submodules that a commit names. Raises `BuildError` ManifestInvalid."""
-    ran = _run(attempt, commands.submodules(sha), None, most=MOST_NAMES)
+    ran = run(attempt, commands.submodules(sha), None, most=MOST_NAMES)
     if ran.code and (wrong := next((line for line in ran.err if "bad config" in line), "")):
         message = f"the {FILE} of {sha} cannot be read: {visible(wrong, limit=200)}"
         raise BuildError("ManifestInvalid", message, where=FILE)
@@ -205,7 +175,7 @@ def _submodules(attempt: Attempt, sha: str) -> tuple[Submodule, ...]:
 
 def _linked(attempt: Attempt, sha: str, modules: tuple[Submodule, ...]) -> list[tuple[Submodule, str]]:
     """Those that the commit has in their folders, each with its own commit: a name may be a leftover."""
-    links = links_in(_offline(attempt, commands.links(sha, [one.path for one in modules])).out) if modules else {}
+    links = links_in(offline(attempt, commands.links(sha, [one.path for one in modules])).out) if modules else {}
     return [(one, links[one.path]) for one in modules if one.path in links]
 
 
@@ -220,12 +190,12 @@ def _left_out(attempt: Attempt, sha: str) -> str:
     return left_out([one for one, _ in _linked(attempt, sha, modules[:MOST_LISTED])])
 
 
-def _with_submodules(attempt: Attempt, named: _Named, sha: str) -> str:
+def _with_submodules(attempt: Attempt, named: Named, sha: str) -> str:
     """The tree of a commit with the files of its submodules, and of theirs. Raises `BuildError`."""
     modules = _submodules(attempt, sha)
     if not modules:
         return sha
-    _offline(attempt, commands.read_tree(sha))
+    offline(attempt, commands.read_tree(sha))
     levels, count = [(named.url, "", sha, modules)], 0
     for depth in range(DEPTH + 1):
         below: list[tuple[GitUrl, str, str, tuple[Submodule, ...]]] = []
@@ -243,159 +213,14 @@ def _with_submodules(attempt: Attempt, named: _Named, sha: str) -> str:
                 url, folder = url_of(above, one), f"{prefix}{one.path}"
                 attempt.log.system(f"submodule {folder} is the commit {wanted} of {url.text}")
                 at = f"{FILE}: submodule.{visible(one.name, limit=80)}"
-                of_one = _Named(url=url, reference=wanted, at=at)
+                of_one = Named(url=url, reference=wanted, at=at)
                 known = (url.host, url.port) == (named.url.host, named.url.port)
-                _online(attempt, of_one, commands.fetch(url, wanted, CA_MOUNT), login=known)
-                _offline(attempt, commands.unlink(folder))
-                _offline(attempt, commands.read_tree(wanted, folder))
+                online(attempt, of_one, commands.fetch(url, wanted, CA_MOUNT), login=known)
+                offline(attempt, commands.unlink(folder))
+                offline(attempt, commands.read_tree(wanted, folder))
                 below.append((url, f"{folder}/", wanted, _submodules(attempt, wanted)))
         levels = below
-    return _offline(attempt, commands.write_tree()).out[0]
-
-
-def _online(attempt: Attempt, named: _Named, argv: tuple[str, ...], *, login: bool = True) -> _Ran:
-    """A command that asks the host, with the secret where it has one and `login`. Raises `BuildError`."""
-    settings, url = attempt.node.settings, named.url
-    host = normalized(url.host)
-    policy = policy_of(settings, frozenset({(host, url.port)}))
-    egress = sandbox.Egress(policy, settings.upstream_proxy, settings.no_proxy)
-    if url.is_ssh:
-        egress.tunnel = (host, url.port)
-        with _keyed(attempt, named) as (env, mounts):
-            ran = _run(attempt, argv, egress, env, mounts)
-    else:
-        ran = _run(attempt, argv, egress, _token(attempt) if login else {})
-    if ran.code != 0:
-        raise commands.failed(
-            url,
-            [ssh.named(url, line, PORT) for line in ran.err] if url.is_ssh else ran.err,
-            refused=ran.refused,
-            unreachable=ran.unreachable,
-            login=login and bool(_token(attempt)),
-            at=named.at,
-        )
-    return ran
-
-
-@contextmanager
-def _keyed(attempt: Attempt, named: _Named) -> Iterator[tuple[Mapping[str, str], tuple[sandbox.Mount, ...]]]:
-    """(environment, mounts) of a step over SSH: the socket of an agent with the secret's key, and the keys of hosts.
-
-    Both files end with the step. Raises `BuildError` GitAuthFailed without a key or known hosts.
-    """
-    settings, secrets, url = attempt.node.settings, attempt.grant.secrets, named.url
-    where = f"{named.at}.secretRef"
-    check_secret(url, secrets.get("git.private_key", ""), where)
-    require(ssh.SSH, "openssh-client")
-    try:
-        agent = Agent(private_key(secrets["git.private_key"]), url.user)
-    except Unusable as why:
-        raise BuildError("GitAuthFailed", f"the secret's key cannot be used: {why}", where=where) from None
-    known = secrets.get("git.known_hosts") or _known_hosts(settings.git_known_hosts)
-    if not known.strip():
-        raise ssh.no_known_hosts(url, where)
-    socket, file = attempt.work / ssh.SOCKET, attempt.work / ssh.KNOWN_HOSTS
-    _write(attempt, file, known, 0o644)
-    try:
-        with serving(socket, agent, attempt.build_user):
-            if settings.unsandboxed:  # no tunnel, and the files are where git runs
-                yield ssh.environment(url, "", 0), ()
-            else:
-                mounts = [sandbox.Mount(source=each, dest=f"{ssh.FOLDER}/{each.name}") for each in (socket, file)]
-                yield ssh.environment(url, ssh.FOLDER, PORT), tuple(mounts)
-    finally:
-        file.unlink()
-
-
-def _known_hosts(path: str) -> str:
-    """The operator's file. Raises `PlatformError` GitUnavailable for one that cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8") if path else ""
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-        raise PlatformError("GitUnavailable", f"git_known_hosts of this node cannot be read: {why}") from None
-
-
-def _offline(attempt: Attempt, argv: tuple[str, ...], env: Mapping[str, str] = MappingProxyType({})) -> _Ran:
-    ran = _run(attempt, argv, None, env)
-    if ran.code != 0:
-        said = tuple(visible(line, limit=200) for line in ran.err[-6:])
-        if wrong := next((line for line in ran.err if "invalid path" in line), ""):  # `.git/config`, `../x`
-            message = f"git refuses a path of the commit: {visible(wrong, limit=200)}"
-            raise BuildError("ArchiveUnsafe", message, next="Delete it from the repository and commit.")
-        raise PlatformError("GitUnavailable", "what git fetched cannot be read", said=said)
-    return ran
-
-
-def _run(
-    attempt: Attempt,
-    argv: tuple[str, ...],
-    egress: sandbox.Egress | None,
-    env: Mapping[str, str] = MappingProxyType({}),
-    mounts: tuple[sandbox.Mount, ...] = (),
-    *,
-    most: int = MOST_TEXT,
-) -> _Ran:
-    settings = attempt.node.settings
-    out: list[str] = []
-    err: list[str] = []
-    room = most
-    mask = attempt.log.mask  # a host may answer with the token that it got
-
-    def on_line(stream: sandbox.Stream, data: bytes) -> None:
-        nonlocal room
-        if stream is sandbox.Stream.SYSTEM:  # the sandbox's words, not git's
-            return
-        lines = out if stream is sandbox.Stream.STDOUT else err
-        room -= len(data)
-        if room >= 0 and len(lines) < MOST_LINES:
-            lines.append(mask.text(data.decode("utf-8", "replace")))
-
-    result = sandbox.run(
-        sandbox.Command(argv=argv, env={**commands.ENVIRONMENT, **env}, work=attempt.work, folders=(FOLDER,)),
-        sandbox.Root(mounts=(*machine_git(attempt), *mounts)),
-        step_limits(attempt),
-        uid=attempt.node.uid,
-        gid=settings.build_uid,
-        egress=egress,
-        on_line=on_line,
-        cancelled=attempt.lease.must_stop,
-        grace_ms=settings.stop_grace_ms,
-        use_cgroups=settings.use_cgroups,
-        launcher=step_launcher(settings),
-    )
-    for line in egress.summary_lines() if egress else ():
-        attempt.log.system(line)
-    attempt.check()
-    if result.reason:
-        raise BuildError(result.reason, f"git reached a limit of the build: {result.reason}")
-    if result.exit_code and (full := of_room(attempt, "git", result.exit_code, result.room, err[-TAIL_LINES:])):
-        raise full
-    return _Ran(
-        code=result.exit_code,
-        out=tuple(out),
-        err=tuple(err),
-        refused=bool(egress and egress.refused()),
-        unreachable=bool(egress and egress.unreachable()),
-        cut=room < 0,
-    )
-
-
-def _token(attempt: Attempt) -> Mapping[str, str]:
-    """The secret for the environment of a step that asks its host, and of no other; empty where it is no token."""
-    secrets = attempt.grant.secrets
-    if not secrets.get("git.token"):
-        return {}
-    return commands.login_of(secrets.get("git.username", ""), secrets["git.token"])
-
-
-def _write(attempt: Attempt, path: Path, text: str, mode: int) -> None:
-    """A file of ours in a folder that git has written to: nothing that is there is followed."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        os.fchmod(file.fileno(), mode)
-    attempt.chown_to_build_user(path)
+    return offline(attempt, commands.write_tree()).out[0]
 
 
 def _take(attempt: Attempt, at: str) -> None:

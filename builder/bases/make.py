@@ -31,8 +31,8 @@ from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
 from builder.images.layer import write_layer
 from builder.images.public import Fetch, fetch_public
-from builder.images.rootfs import unpack_tar
 from builder.images.store import ImageStore
+from builder.images.unpack import unpack_tar
 
 RECIPE_LABEL = "dev.dodil.ignite.base.recipe"
 MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from builder.cli.commands.plan import image_of, opened
+from builder.cli.commands.plan import image_of
 from builder.cli.folder import FoundFolder
 from builder.cli.options import pairs, seconds
 from builder.cli.pack import Packed, build_name
 from builder.cli.runtimes import RUNTIMES, set_runtime
 from builder.cli.stop import mistake
+from builder.cli.unpacked import opened
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.dockerfile.paths import DEFAULT, check_path

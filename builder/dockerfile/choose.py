@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from builder.dockerfile.allowed import ALL, is_pinned, require_allowed, require_own
-from builder.dockerfile.check import Context, check
+from builder.dockerfile.check import check
+from builder.dockerfile.context import Context
 from builder.dockerfile.instructions import Dockerfile
 from builder.dockerfile.paths import DEFAULT, check_path
 from builder.errors import BuildError, ErrorClass

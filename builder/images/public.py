@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import DIGEST, REPOSITORY, TAG, Destination
 from builder.images.image import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE, Image, Platform
-from builder.images.rootfs import IS_PACKED
 from builder.images.store import OCI_LAYER, layers_of
+from builder.images.unpack import IS_PACKED
 from builder.text import size, strangers_json, visible
 
 DOCKER_HUB = "docker.io"

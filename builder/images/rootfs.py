@@ -1,6 +1,6 @@
-"""Layers → a folder: for `run` and as a sandbox root. The only place that extracts an image.
+"""The root file system that layers are applied to, one entry after another (OCI image-spec, "Applying Changesets").
 
-Every entry is resolved inside the new root as a container's kernel would resolve it (links included, `..` stops at the
+Every entry is resolved inside the root as a container's kernel would resolve it (links included, `..` stops at the
 root), then opened folder by folder with O_NOFOLLOW: nothing is written outside, whatever a layer holds. Owners, times,
 devices, set-user-id bits and extended attributes are not restored.
 """
@@ -8,25 +8,16 @@ devices, set-user-id bits and extended attributes are not restored.
 from __future__ import annotations
 
 import errno
-import gzip
-import hashlib
 import os
 import shutil
 import stat
-import zlib
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
-from isal import igzip, isal_zlib
-
-from builder.errors import BuildError, PlatformError
+from builder.errors import BuildError
 from builder.images.gather import shown
-from builder.images.layer import MEDIA_TYPE, PLAIN_TYPE, Layer
-from builder.images.tar import ByteReader, Damaged, Entry, Tar
-from builder.text import visible
+from builder.images.tar import Entry
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -34,170 +25,34 @@ MAX_LINKS = 40
 MAX_PARTS = 256
 MAX_STEPS = 1024
 """How many names the links of one path may come to."""
-CHUNK = 1024 * 1024
 WHITEOUT = ".wh."
-MOST_UNPACKED = 16 * 1024 * CHUNK
-"""Bytes that an image may unpack into where nobody says another number."""
+OPAQUE = ".wh..wh..opq"
 ENTRY_BYTES = 512
 """What a file, folder or link counts beside its bytes: so many of them fill a disk as well."""
-BESIDE = 16 * CHUNK
-"""Bytes of tar beside those of entries, where there is hardly one: padding up to a block of ten KiB or one MiB."""
 MOST_ENTRIES = 2_000_000
-MOST_NAMES = 256 * CHUNK
+MOST_NAMES = 256 * 1024 * 1024
 """What one layer puts: it is in memory until the layer is done. The largest images have a tenth of it."""
-OPAQUE = ".wh..wh..opq"
-IS_PACKED = {MEDIA_TYPE: True, PLAIN_TYPE: False}
-"""The kinds of layers that can be unpacked, and whether gzip is around the tar."""
 UNPLACEABLE = (errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.EILSEQ)
-_isal_error = cast(type[Exception], isal_zlib.IsalError)
-_gunzip = cast(Callable[[IO[bytes]], IO[bytes]], igzip.open)
-DAMAGED = (Damaged, EOFError, zlib.error, gzip.BadGzipFile, _isal_error)
-
-
-class LayerDamaged(PlatformError):
-    """A layer is no tar, or not what its `diff_id` says. Whose fault that is knows who has the image from whom."""
 
 
 class TooMany(BuildError):
     """ArtifactTooLarge for the number of entries, whatever room they may take."""
 
 
-def require_kinds(layers: Iterable[Layer], image: str) -> None:
-    """Raise `BuildError` ImageContractViolated for a layer that is compressed in another way than by gzip."""
-    for layer in layers:
-        if layer.media_type not in IS_PACKED:
-            kind = visible(str(layer.media_type), limit=100)
-            raise BuildError(
-                "ImageContractViolated",
-                f"{image} has a layer of the kind {kind}; tar and tar+gzip are taken",
-                where=f"layer {layer.digest}",
-                next="Push it again with layers of gzip. With buildx: --output type=image,compression=gzip,"
-                "force-compression=true,push=true",
-            )
+class Rootfs:
+    """The folder that one layer fills. Keeps what this layer wrote, and the folders of it, since an opaque whiteout
+    spares them, and which folders were emptied so: what is in one then is of this layer.
 
-
-def unpack_image(
-    layers: Iterable[Layer], root: Path, *, limit: int = MOST_UNPACKED, reader: tuple[int, int] | None = None
-) -> None:
-    """Extract `layers` (lowest first) into `root`, which is made and must not exist. `limit` in bytes of all layers:
-    what one writes counts, also where a later one removes it, and each entry `ENTRY_BYTES` more.
-
-    `reader`: the uid and gid that the root is for. Since no owner is restored, whoever reads it is nobody's owner:
-    what this user may read and enter in the image, all others may in the root.
-
-    Raises `BuildError` ArchiveUnsafe (an entry that cannot be placed), ArtifactTooLarge, ImageContractViolated (as
-    `require_kinds`), `PlatformError` NodeDiskFull, `LayerDamaged` (also for another `diff_id`), Internal. What was
-    extracted so far is removed then.
-    """
-    layers = tuple(layers)
-    require_kinds(layers, "the image")
-    root.mkdir(mode=0o755)
-    root.chmod(0o755)
-    room = _Room(left=limit, unread=3 * limit + BESIDE)
-    try:
-        for layer in layers:
-            with layer.path.open("rb") as blob:
-                packed = IS_PACKED[layer.media_type]
-                _unpack(blob, root, room, packed=packed, diff_id=layer.diff_id, reader=reader)
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
-
-
-def unpack_tar(blob: IO[bytes], root: Path, *, packed: bool, keep_links: bool = False) -> None:
-    """Extract one tar (gzip when `packed`) over `root`; whiteouts remove what lower layers left.
-
-    `keep_links`: a folder entry leaves a link to a folder as it is (Debian packages on a merged /usr), where an image's
-    layer replaces it. Raises as `unpack_image`.
-    """
-    _unpack(blob, root, _Room(left=None, unread=None), packed=packed, keep_links=keep_links)
-
-
-def _unpack(
-    blob: IO[bytes],
-    root: Path,
-    room: _Room,
-    *,
-    packed: bool,
-    diff_id: str = "",
-    keep_links: bool = False,
-    reader: tuple[int, int] | None = None,
-) -> None:
-    place = _Place(root, room, keep_links, reader)
-    hashed = _Hashed(_gunzip(blob) if packed else blob, room)
-    try:
-        tar = Tar(hashed)
-        for entry in tar:
-            try:
-                place.put(tar, entry)
-            except (OSError, ValueError) as error:  # an empty or endless name or target, a NUL in it
-                if isinstance(error, OSError) and error.errno == errno.EMLINK:
-                    raise _unsafe(entry.name, "is one hard link too many to the same file") from None
-                if isinstance(error, OSError) and error.errno not in UNPLACEABLE:
-                    raise
-                raise _unsafe(entry.name, "cannot have this name or target") from None
-        while hashed.read(CHUNK):
-            pass
-    except DAMAGED as error:
-        raise LayerDamaged("Internal", f"a layer is damaged: {error}") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PlatformError("NodeDiskFull", "an image could not be unpacked: the disk is full") from error
-        raise PlatformError("Internal", f"an image could not be unpacked: {error.strerror}") from error
-    finally:
-        place.close()
-    if diff_id and diff_id != "sha256:" + hashed.hasher.hexdigest():
-        raise LayerDamaged("Internal", f"a layer is damaged: its content is not {visible(str(diff_id), limit=100)}")
-
-
-@dataclass
-class _Room:
-    """What the layers of one image may still write, and may still be read of them, in bytes; None for any.
-
-    What is read of them is an entry's header and its data, padded to a block: at most twice of what it counts. As much
-    again may be headers that describe entries, and entries that are left out.
+    `spend` takes the bytes of each file and folder and may raise. `keep_links` and `reader`: see `unpack.py`.
     """
 
-    left: int | None
-    unread: int | None
-
-    def spend(self, size: int) -> None:
-        if self.left is not None:
-            self.left -= size
-            if self.left < 0:
-                raise BuildError("ArtifactTooLarge", "the image takes more room unpacked than it may")
-
-    def read(self, size: int) -> None:
-        if self.unread is not None:
-            self.unread -= size
-            if self.unread < 0:
-                raise BuildError("ArtifactTooLarge", "the image has more bytes of tar than its files may")
-
-
-class _Hashed:
-    """A stream that is hashed and counted as it is read."""
-
-    def __init__(self, inner: ByteReader, room: _Room) -> None:
-        self.inner = inner
-        self.room = room
-        self.hasher = hashlib.sha256()
-
-    def read(self, size: int, /) -> bytes:
-        data = self.inner.read(size)
-        self.hasher.update(data)
-        self.room.read(len(data))
-        return data
-
-
-class _Place:
-    """The folder that is filled. Keeps what this layer wrote, and the folders of it, since an opaque whiteout spares
-    them, and which folders were emptied so: what is in one then is of this layer."""
-
-    def __init__(self, root: Path, room: _Room, keep_links: bool, reader: tuple[int, int] | None) -> None:
+    def __init__(
+        self, root: Path, spend: Callable[[int], None], *, keep_links: bool, reader: tuple[int, int] | None
+    ) -> None:
         self.fd = os.open(root, FOLDER_FLAGS)
         self.reader = reader
         self.keep_links = keep_links
-        self.room = room
+        self.spend = spend
         self.fresh: set[str] = set()
         self.emptied: set[str] = set()
         self.names = 0
@@ -205,11 +60,23 @@ class _Place:
     def close(self) -> None:
         os.close(self.fd)
 
-    def put(self, tar: Tar, entry: Entry) -> None:
+    def put(self, entry: Entry, data: Iterable[memoryview]) -> None:
+        """Place an entry; `data` is what a file holds. Raises `BuildError` ArchiveUnsafe, `TooMany`, `OSError`, and
+        whatever reading `data` raises."""
+        try:
+            self._put(entry, data)
+        except (OSError, ValueError) as error:  # an empty or endless name or target, a NUL in it
+            if isinstance(error, OSError) and error.errno == errno.EMLINK:
+                raise _unsafe(entry.name, "is one hard link too many to the same file") from None
+            if isinstance(error, OSError) and error.errno not in UNPLACEABLE:
+                raise
+            raise _unsafe(entry.name, "cannot have this name or target") from None
+
+    def _put(self, entry: Entry, data: Iterable[memoryview]) -> None:
         parts = _parts(entry.name)
         if not parts:
             return
-        self.room.spend(ENTRY_BYTES)
+        self.spend(ENTRY_BYTES)
         *above, name = parts
         folders = self.resolve(above)
         parent = self.open_folder(folders)
@@ -222,22 +89,22 @@ class _Place:
                     raise _unsafe(entry.name, "deletes nothing that has a name")
                 _remove(parent, hidden)
             else:
-                self._put_into(parent, [*folders, name], tar, entry)
+                self._put_into(parent, [*folders, name], entry, data)
         finally:
             os.close(parent)
 
-    def _put_into(self, parent: int, path: list[str], tar: Tar, entry: Entry) -> None:
+    def _put_into(self, parent: int, path: list[str], entry: Entry, data: Iterable[memoryview]) -> None:
         name = path[-1]
         if entry.kind == "folder":
             if self.keep_links and _target(parent, name) is not None:
                 return
             _make_folder(parent, name, self._mode(entry))
         elif entry.kind == "file":
-            self.room.spend(entry.size)
+            self.spend(entry.size)
             _remove(parent, name)
             with open(os.open(name, NEW_FILE_FLAGS, 0o600, dir_fd=parent), "wb") as file:
-                for data in tar.data():
-                    file.write(data)
+                for part in data:
+                    file.write(part)
                 os.fchmod(file.fileno(), _file_mode(self._mode(entry)))
         elif entry.kind == "link":
             _remove(parent, name)
@@ -332,7 +199,7 @@ class _Place:
                 with suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=fd)
                     os.chmod(part, 0o755, dir_fd=fd)
-                    self.room.spend(ENTRY_BYTES)
+                    self.spend(ENTRY_BYTES)
                 inner = os.open(part, FOLDER_FLAGS, dir_fd=fd)
                 os.close(fd)
                 fd = inner

@@ -19,8 +19,9 @@ from builder.images.destination import DIGEST, REPOSITORY, Destination, check_na
 from builder.images.image import CONFIG_BYTES, BaseImage, Image, Platform
 from builder.images.layer import MEDIA_TYPE, PLAIN_TYPE, Layer
 from builder.images.layout import Layout, Stamp
-from builder.images.rootfs import MOST_UNPACKED, LayerDamaged, TooMany, require_kinds, unpack_image
+from builder.images.rootfs import TooMany
 from builder.images.runnable import require_runnable, user_of
+from builder.images.unpack import MOST_UNPACKED, LayerDamaged, require_kinds, unpack_image
 from builder.images.wasm import CONFIG_TYPE as WASM_CONFIG_TYPE
 from builder.text import size, strangers_json, visible
 

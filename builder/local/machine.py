@@ -11,7 +11,7 @@ from builder.errors import BuildError
 from builder.images.store import images_of
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
-from builder.sandbox import launch
+from builder.sandbox import launch, rlimits
 from builder.settings import Settings
 from builder.toolchains import packages
 from builder.toolchains.providers import fetching, folders_of, toolchains_of
@@ -53,7 +53,7 @@ def require_sandbox(settings: Settings) -> None:
     SandboxUnavailable. One that the kernel refuses ends the build."""
     if not settings.unsandboxed:
         launch.program("bwrap")
-        launch.require_tasks(settings.build_uid)
+        rlimits.require_tasks(settings.build_uid)
 
 
 def prepare(settings: Settings, row: Toolchain, making: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from builder.errors import BuildError, PlatformError
-from builder.sandbox import cgroups, launch, seccomp
+from builder.sandbox import cgroups, launch, rlimits, seccomp
 from builder.sandbox.run import run
 from builder.sandbox.shapes import Command, HostCheck, Limits, Mount, Root
 
@@ -76,7 +76,7 @@ def _user_namespaces() -> HostCheck:
 
 def _tasks(uid: int) -> HostCheck:
     try:
-        launch.require_tasks(uid)
+        rlimits.require_tasks(uid)
     except BuildError as error:
         return HostCheck(name="processes", ok=False, detail=error.message, next=error.next)
     return HostCheck(name="processes", ok=True, detail="as many as a compiler starts")

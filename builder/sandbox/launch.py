@@ -24,7 +24,6 @@ import ctypes
 import functools
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -36,19 +35,14 @@ from dataclasses import dataclass
 from io import FileIO
 from typing import IO
 
-from builder.errors import BuildError, PlatformError
-from builder.sandbox import argv, cgroups, compose, overlay, processes, proxy, seccomp
+from builder.errors import PlatformError
+from builder.sandbox import argv, cgroups, compose, overlay, processes, proxy, rlimits, seccomp
 from builder.sandbox.fence import Fence, GroupFence, TreeFence
 from builder.sandbox.shapes import Command, Limits, Root, Stream
 
 FOLDERS = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
 SETUP_TIMEOUT_S = 30.0
 DEATH_TIMEOUT_S = 10.0
-MOST_FILES = 65_536
-LEAST_TASKS = 64
-"""Processes and threads that a compiler starts on a small machine, whatever its source."""
-ENOUGH_TASKS = 4096
-"""A limit of a user from which on those that run already are not counted: that is a look at each process."""
 PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWPID = 0x20000000
 INSTALL = "apt-get install -y bubblewrap"
@@ -169,35 +163,6 @@ def identity(uid: int, gid: int) -> tuple[int, int]:
     return uid, gid
 
 
-def rlimits(limits: Limits, uid: int, grouped: bool) -> dict[str, int]:
-    """prlimit's options. Processes are counted for the whole user: what it has already does not count against this
-    run, and bubblewrap's two are free. With control groups this is only the second fence."""
-    tasks = limits.pids * 2 + 64 if grouped else limits.pids + 2
-    tasks += processes.tasks_of_user(uid) if os.geteuid() != 0 else 0
-    wanted = {
-        "nproc": (resource.RLIMIT_NPROC, tasks),
-        "core": (resource.RLIMIT_CORE, 0),
-        "fsize": (resource.RLIMIT_FSIZE, limits.disk),
-        "nofile": (resource.RLIMIT_NOFILE, MOST_FILES),
-    }
-    most = {name: resource.getrlimit(which)[1] for name, (which, _) in wanted.items()}
-    unlimited = resource.RLIM_INFINITY
-    return {name: value if most[name] == unlimited else min(value, most[name]) for name, (_, value) in wanted.items()}
-
-
-def require_tasks(uid: int) -> None:
-    """Raise `BuildError` SandboxUnavailable where the limit of this process leaves a step fewer processes and threads
-    than compilers start: what those say then reads as the source's fault. `uid`: whom steps of root run as."""
-    most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    if most == resource.RLIM_INFINITY or most >= ENOUGH_TASKS:
-        return
-    left = most - processes.tasks_of_user(os.geteuid() or uid)
-    if left < LEAST_TASKS:
-        message = f"a build may start {max(left, 0)} processes and threads here, and compilers start {LEAST_TASKS}"
-        step = "Raise the limit of processes of this user (ulimit -u), or end some of them."
-        raise BuildError("SandboxUnavailable", message, next=step)
-
-
 @contextmanager
 def in_sandbox(
     command: Command,
@@ -240,7 +205,7 @@ def in_sandbox(
         )
         os.write(fds.args, b"\0".join(os.fsencode(text) for text in arguments) + b"\0")
         os.lseek(fds.args, 0, os.SEEK_SET)
-        limited = rlimits(limits, uid, grouped=group is not None)
+        limited = rlimits.options(limits, uid, grouped=group is not None)
         with _children_in_a_pid_namespace() as nested:
             who = (uid, gid) if nested else None
             if mounted and not nested:

@@ -19,7 +19,7 @@ from io import FileIO
 from typing import IO
 
 from builder.errors import PlatformError
-from builder.sandbox import argv, launch
+from builder.sandbox import argv, launch, rlimits
 from builder.sandbox.fence import Fence, NoFence
 from builder.sandbox.shapes import Command, Limits, Root, Stream
 
@@ -79,8 +79,8 @@ def on_host(
     if root.rootfs is not None:
         raise PlatformError("SandboxUnavailable", "this toolchain needs a root of its own, hence a sandbox")
     here = translated(command, root)
-    rlimits = {name: value for name, value in launch.rlimits(limits, uid, grouped=True).items() if name != "nproc"}
-    line = [*argv.limiting(launch.program("prlimit"), rlimits), *here.argv]
+    wanted = {name: value for name, value in rlimits.options(limits, uid, grouped=True).items() if name != "nproc"}
+    line = [*argv.limiting(launch.program("prlimit"), wanted), *here.argv]
     with ExitStack() as stack:
         process = launch.start(line, here.env, here.cwd, (), (uid, gid))
         pipes = launch.pipes_of(process, stack)

@@ -6,7 +6,8 @@ Two readers must never see two archives (CVE-2025-62518). Refused, each with its
     a name that PAX and GNU headers state twice     twice the same
     a PAX global header with names or sizes, or     any other (`git archive` puts the commit there)
         between an entry and what describes it
-    a number behind a NUL                           -
+    a number or checksum behind a NUL               -
+    a prefix of the name that is not ustar's own    the times that GNU has in its place
     data behind a folder or link                    -
     anything after the end block or the stream      zeros, up to 16 MiB (GNU tar's blocking factor)
     an archive without any end block                a missing second one
@@ -148,7 +149,7 @@ def read_tar(file: BinaryIO, kind: SourceKind) -> Iterator[ArchiveEntry]:
         begun = True
         if len(header) < BLOCK:
             raise unreadable("the archive is cut off in the middle of a header")
-        if not is_tar(header):
+        if not is_tar(header) or not _number(header[148:156]):
             raise unreadable(f"the header after entry {number} has a wrong checksum")
         flag = header[156:157]
         if flag in (b"x", b"g", b"L", b"K"):
@@ -170,7 +171,7 @@ def read_tar(file: BinaryIO, kind: SourceKind) -> Iterator[ArchiveEntry]:
             entry, body = _entry(stream, header, number, size, meta)
             meta = _Meta()
         else:
-            entry, body = _plain(stream, header, number, size, _name(header), _text(header[157:257]))
+            entry, body = _plain(stream, header, number, size, _name(header, number), _text(header[157:257]))
         yield entry
         body.skip()
 
@@ -199,7 +200,7 @@ def _entry(stream: _Stream, header: bytes, number: int, size: int, meta: _Meta) 
     targets = {target for target in (meta.target, pax.get("linkpath")) if target}
     if len(names) > 1 or len(targets) > 1:
         raise _two_ways(number, "PAX and GNU headers name it differently")
-    name = names.pop() if names else _name(header)
+    name = names.pop() if names else _name(header, number)
     target = targets.pop() if targets else _text(header[157:257])
     described = ArchiveEntry(number=number, name=name, kind="file")
     if any(key.startswith("GNU.sparse") for key in pax):
@@ -257,17 +258,19 @@ def _number(field: bytes) -> int:
     """Octal, or GNU base-256 for large values. Raises ArchiveUnreadable."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    digits = field.strip(b" \0")
+    digits, _, behind = field.partition(b"\0")
+    if behind.strip(b"\0 "):  # a text that ends at its first NUL, or one without the NULs around it
+        raise unreadable("a header holds a number behind a NUL")
+    digits = digits.strip(b" ")
     if not digits:
         return 0
-    if field[0] == 0:  # a text that ends at its first NUL is empty, which counts as 0
-        raise unreadable("a header holds a number that begins with NUL")
     if not _OCTAL.fullmatch(digits):
         raise unreadable("a header holds a number that is not octal")
     return int(digits, 8)
 
 
 _OCTAL = re.compile(rb"[0-7]{1,12}")
+_TIME = re.compile(rb" *[0-7]*[ \0]*|[\x80-\xff].*", re.DOTALL)
 _RECORD = re.compile(rb"([0-9]{1,7}) ")
 
 
@@ -275,11 +278,17 @@ def _text(data: bytes) -> str:
     return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _name(header: bytes) -> str:
-    name = _text(header[:100])
-    if header[345] and header[257:263] == b"ustar\0":
-        return f"{_text(header[345:500])}/{name}"
-    return name
+def _name(header: bytes, number: int) -> str:
+    """The name by the entry's own header. Where ustar has its prefix GNU has times, and star behind a shorter one; what
+    else is there Python takes for a prefix, Go where GNU's magic is before it, GNU tar never. Raises ArchiveUnsafe."""
+    name, magic = _text(header[:100]), header[257:265]
+    if not header[345] or (magic == b"ustar  \0" and all(map(_TIME.fullmatch, (header[345:357], header[357:369])))):
+        return name
+    if not magic.startswith(b"ustar\0"):
+        raise _two_ways(number, "its header is not ustar's and has a prefix of the name")
+    if header[508:512] == b"tar\0" and b"\0" not in header[345:476]:
+        raise _two_ways(number, "its header is star's, and times follow the prefix of the name without a NUL")
+    return f"{_text(header[345:500])}/{name}"
 
 
 def _pax(data: bytes, number: int) -> dict[str, str]:

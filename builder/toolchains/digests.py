@@ -1,4 +1,4 @@
-"""Digests of what compiles, over names and contents. A file is hashed again only when its size or time has changed.
+"""Digests of what compiles, over names and contents. A file is hashed again only when its state has changed.
 
 A process that lives for one build finds the digests of earlier ones in a file (`remember_in`).
 """
@@ -8,12 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-File = tuple[str, int, int]
-"""Path below the root, size, time of the last change in ns."""
+from builder.toolchains.states import State, is_settled, state_in
+
+File = tuple[str, State]
+"""Path below the root, and the state of the file there."""
 
 _known: dict[tuple[str, tuple[str, ...] | None], tuple[tuple[File, ...], str]] = {}
 _memory: list[Path] = []
@@ -26,12 +30,20 @@ def remember_in(file: Path) -> None:
 
 
 def digest_of(root: Path, names: tuple[str, ...] | None = None) -> str:
-    """SHA-256 over the files `names` below `root` that are there; without names over all of them but bytecode."""
+    """SHA-256 over the files `names` below `root` that are there; without names over all of them but bytecode.
+
+    Files of which one changed a moment ago are hashed at each call.
+    """
+    at = time.time_ns()
     files = tuple(sorted(_below(str(root)))) if names is None else tuple(_named(str(root), names))
     known = _known.get((str(root), names))
-    if known is None or known[0] != files:
-        known = _known[str(root), names] = (files, _remembered(root, names, files))
-    return known[1]
+    if known is not None and known[0] == files:
+        return known[1]
+    if not all(is_settled(state, at) for _, state in files):
+        return _hash(root, files)
+    digest = _remembered(root, names, files)
+    _known[str(root), names] = files, digest
+    return digest
 
 
 def _remembered(root: Path, names: tuple[str, ...] | None, files: tuple[File, ...]) -> str:
@@ -39,8 +51,7 @@ def _remembered(root: Path, names: tuple[str, ...] | None, files: tuple[File, ..
         return _hash(root, files)
     (memory,) = _memory
     name = f"{root} {names}"
-    inodes = [(info.st_ino, info.st_ctime_ns) for info in (os.stat(root / name) for name, *_ in files)]
-    stamp = hashlib.sha256(repr((files, inodes)).encode()).hexdigest()  # ctime: nobody can set it back
+    stamp = hashlib.sha256(repr(files).encode()).hexdigest()
     kept: dict[str, list[str]] = {}
     with suppress(OSError, ValueError):
         kept = json.loads(memory.read_text(encoding="utf-8"))
@@ -58,7 +69,7 @@ def _remembered(root: Path, names: tuple[str, ...] | None, files: tuple[File, ..
 
 def _hash(root: Path, files: tuple[File, ...]) -> str:
     hasher = hashlib.sha256()
-    for name, *_ in files:
+    for name, _ in files:
         data = (root / name).read_bytes()
         hasher.update(f"{len(name)}:{name}:{len(data)}:".encode() + data)
     return "sha256:" + hasher.hexdigest()
@@ -66,10 +77,12 @@ def _hash(root: Path, files: tuple[File, ...]) -> str:
 
 def _named(root: str, names: tuple[str, ...]) -> Iterator[File]:
     for name in names:
-        path = os.path.join(root, name)
-        if os.path.isfile(path):
-            info = os.stat(path)
-            yield name, info.st_size, info.st_mtime_ns
+        try:
+            info = os.stat(os.path.join(root, name))
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(info.st_mode):
+            yield name, state_in(info)
 
 
 def _below(root: str, inside: str = "") -> Iterator[File]:
@@ -80,5 +93,4 @@ def _below(root: str, inside: str = "") -> Iterator[File]:
                 if entry.name != "__pycache__":
                     yield from _below(root, f"{inside}{entry.name}/")
             elif entry.is_file():
-                info = entry.stat()
-                yield inside + entry.name, info.st_size, info.st_mtime_ns
+                yield inside + entry.name, state_in(entry.stat())

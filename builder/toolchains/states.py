@@ -29,17 +29,27 @@ class Kept(Generic[Value]):
 
         A file that changed a moment ago is read at each call. Raises `OSError` where it is not there, and as `read`.
         """
+        at = time.time_ns()
         state = state_of(path)
         known = self._values.get(key)
         if known is not None and known[0] == state:
             return known[1]
         value = read()
-        if time.time_ns() - state[-1] > TICK_NS:
+        if is_settled(state, at):
             self._values[key] = state, value
         return value
 
 
 def state_of(path: str) -> State:
     """The state of the file at `path`, its links followed. Raises `OSError`."""
-    info = os.stat(path)
+    return state_in(os.stat(path))
+
+
+def state_in(info: os.stat_result) -> State:
+    """The state of the file that `info` is of."""
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def is_settled(state: State, at: int) -> bool:
+    """Whether each later change of the file gives another state. `at` is a time in ns before the state was taken."""
+    return at - state[-1] > TICK_NS

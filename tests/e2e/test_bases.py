@@ -15,8 +15,8 @@ from builder.bases.make import build_base
 from builder.errors import BuildError
 from builder.images.image import ImageConfig, build_image
 from builder.images.layout import Layout
-from builder.images.rootfs import unpack_image
 from builder.images.store import ImageStore
+from builder.images.unpack import unpack_image
 from builder.pipelines import catalog
 from tests.oci_fixtures import make_layer
 

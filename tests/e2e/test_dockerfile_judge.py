@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from builder.dockerfile.check import Context, check
+from builder.dockerfile.check import check
+from builder.dockerfile.context import Context
 from builder.dockerfile.instructions import understood
 from builder.dockerfile.read import read
 from builder.errors import BuildError

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from builder.cli.commands.plan import opened
 from builder.cli.folder import find, judge_sizes
 from builder.cli.pack import build_name, check_size, first_bytes, pack
+from builder.cli.unpacked import opened
 from builder.errors import BuildError
 from builder.source.digest import code_hash
 from builder.source.unpack import ArchiveLimits, unpack

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from builder import sandbox
-from builder.attempt import git, steps, verdict
+from builder.attempt import git, gitrun, steps, verdict
 from builder.attempt.steps import StepResult
 from builder.attempt.verdict import discard_caches, of_full, of_step
 from builder.claims.outcome import Outcome
@@ -194,16 +194,16 @@ def test_git_that_a_full_disk_ended_is_no_trouble_of_its_host(
             exit_code=128, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0, room=found
         )
 
-    monkeypatch.setattr(git.sandbox, "run", run)
-    monkeypatch.setattr(git, "machine_git", lambda attempt: ())
+    monkeypatch.setattr(gitrun.sandbox, "run", run)
+    monkeypatch.setattr(gitrun, "machine_git", lambda attempt: ())
     monkeypatch.setattr(verdict, "room", lambda folder: node)
     attempt = attempt_at(tmp_path)
     attempt.fence = tmp_path / "b-1.fence" if fenced else None
     if not reason:
-        assert git._run(attempt, ("git", "fetch"), None).code == 128
+        assert gitrun.run(attempt, ("git", "fetch"), None).code == 128
         return
     with pytest.raises(BuildError) as caught:
-        git._run(attempt, ("git", "fetch"), None)
+        gitrun.run(attempt, ("git", "fetch"), None)
     assert (caught.value.reason, caught.value.retried) == (reason, reason == "NodeDiskFull")
     assert caught.value.message.startswith("git") and "No space left" in caught.value.said[0]
 
@@ -257,7 +257,7 @@ def test_git_that_fills_a_disk_blames_no_host(
     attempt = attempt_at(tmp_path)
     attempt.fence = tmp_path / "b-1.fence" if fenced else None
     monkeypatch.setattr(verdict, "room", lambda folder: ROOM)
-    monkeypatch.setattr(git.sandbox, "run", run)
+    monkeypatch.setattr(gitrun.sandbox, "run", run)
     source = pb.GitSource(url="https://example.com/g/a.git")
     asked = repository_of(pb.CreateBuildRequest(git_source=source))
     assert asked is not None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from builder.dockerfile.allowed import require_allowed
-from builder.dockerfile.check import MOST_COMPARED, Checked, Context, check
+from builder.dockerfile.check import Checked, check
+from builder.dockerfile.context import MOST_COMPARED, Context
 from builder.dockerfile.read import _json
 from builder.dockerfile.words import Bad
 from builder.errors import BuildError
@@ -203,7 +204,7 @@ def test_a_folder_is_looked_through_once_whoever_names_it() -> None:
 def most(monkeypatch: pytest.MonkeyPatch) -> int:
     """A twentieth of the names that are compared, so that hostile files need to be no larger."""
     assert MOST_COMPARED == 200_000
-    monkeypatch.setattr("builder.dockerfile.check.MOST_COMPARED", MOST_COMPARED // 20)
+    monkeypatch.setattr("builder.dockerfile.context.MOST_COMPARED", MOST_COMPARED // 20)
     return MOST_COMPARED // 20
 
 

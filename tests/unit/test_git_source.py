@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from builder import sandbox
-from builder.attempt import git
+from builder.attempt import git, gitrun
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
 from builder.errors import BuildError
@@ -184,7 +184,7 @@ def test_no_module_but_the_fetch_names_the_secret_in_an_environment() -> None:
         return {path.relative_to(root).as_posix() for path in root.rglob("*.py") if text in path.read_text()}
 
     assert having("IGNITE_GIT_TOKEN") == {"git/commands.py"}
-    assert having("login_of(") == {"git/commands.py", "attempt/git.py", "attempt/hosts.py"}
+    assert having("login_of(") == {"git/commands.py", "attempt/gitrun.py", "attempt/hosts.py"}
     assert having("private_environment(") == {"attempt/hosts.py", "attempt/steps.py"}
 
 
@@ -302,7 +302,7 @@ class Hosts:
 
 
 def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: Hosts, **more: object) -> commands.Commit:
-    monkeypatch.setattr(git.sandbox, "run", hosts.run)
+    monkeypatch.setattr(gitrun.sandbox, "run", hosts.run)
     tmp_path.mkdir(exist_ok=True)
     attempt = attempt_at(tmp_path)
     attempt.grant.secrets.update({"git.token": "ghp_0123456789", "git.username": "ada"})

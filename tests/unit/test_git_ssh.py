@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa, utils
 
 from builder import sandbox
-from builder.attempt import git
+from builder.attempt import git, gitrun
 from builder.cli.commands import secret
 from builder.cli.requests import BuildOptions, git_request
 from builder.cli.stop import Stop
@@ -566,9 +566,9 @@ class Steps:
 def fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: Steps, secrets: dict[str, str], **settings: object
 ) -> commands.Commit:
-    monkeypatch.setattr(git.sandbox, "run", steps.run)
-    monkeypatch.setattr(git, "serving", steps.serving)
-    monkeypatch.setattr(git, "require", lambda program, package: None)
+    monkeypatch.setattr(gitrun.sandbox, "run", steps.run)
+    monkeypatch.setattr(gitrun, "serving", steps.serving)
+    monkeypatch.setattr(gitrun, "require", lambda program, package: None)
     attempt = attempt_at(tmp_path, settings=settings)
     attempt.grant.secrets.update(secrets)
     source = pb.GitSource(url="git@example.com:g/a.git", reference="v1", submodules=True)

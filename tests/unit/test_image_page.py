@@ -20,6 +20,7 @@ FILES = (
     "attempt/canonical.py",
     "attempt/fetch.py",
     "attempt/git.py",
+    "attempt/gitrun.py",
     "prebuilt.py",
     "node/image.py",
     "node/rebase.py",

@@ -28,12 +28,14 @@ ROOT = Path(__file__).resolve().parents[2]
 STARTS = ("builder.cli.commands.build", "builder.local.client", "builder.local.build", "builder.local.machine")
 LATER = {
     "builder.attempt.git",
+    "builder.attempt.gitrun",
     "builder.attempt.running",
     "builder.attempt.start",
     "builder.attempt.steps",
     "builder.attempt.verdict",
     "builder.dockerfile.check",
     "builder.dockerfile.choose",
+    "builder.dockerfile.context",
     "builder.pipelines.deno.planning",
     "builder.pipelines.go.planning",
     "builder.pipelines.python.planning",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -142,13 +143,19 @@ def test_a_later_process_takes_a_digest_from_the_file_until_the_program_changes(
     monkeypatch.setattr(digests, "_known", {})
     memory, compiler = tmp_path / "digests.json", tmp_path / "compile"
     compiler.write_text("one")
+    times = compiler.stat()
     digests.remember_in(memory)
-    first, times = digests.digest_of(tmp_path, ("compile",)), compiler.stat()
+    monkeypatch.setattr(time, "time_ns", lambda: times.st_ctime_ns + 1)
+    first = digests.digest_of(tmp_path, ("compile",))
+    assert not memory.exists(), "a file that changed a moment ago is remembered"
+    monkeypatch.setattr(time, "time_ns", lambda: times.st_ctime_ns + 10**12)
+    assert digests.digest_of(tmp_path, ("compile",)) == first
     monkeypatch.setattr(digests, "_known", {})
     with monkeypatch.context() as patch:
         patch.setattr(digests, "_hash", lambda root, files: pytest.fail("the bytes were read again"))
         assert digests.digest_of(tmp_path, ("compile",)) == first
-    compiler.write_text("two")
-    os.utime(compiler, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (tmp_path / "fresh").write_text("two")
+    os.utime(tmp_path / "fresh", ns=(times.st_atime_ns, times.st_mtime_ns))
+    (tmp_path / "fresh").rename(compiler)
     monkeypatch.setattr(digests, "_known", {})
     assert digests.digest_of(tmp_path, ("compile",)) != first, "its inode has changed, whatever its time says"

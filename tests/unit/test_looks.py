@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -156,3 +157,19 @@ def test_a_file_that_changed_a_moment_ago_is_read_each_time(file: File) -> None:
     for text in ("go1.26.1", "go1.26.2", "go1.26.3"):
         file.path.write_text(text)
         assert file.text() == text
+
+
+def test_what_is_read_for_longer_than_a_tick_is_not_kept_of_a_file_that_changed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write in that tick leaves the state as it was, also while the file is read."""
+    path, count, kept = tmp_path / "VERSION", itertools.count(1), Kept[int]()
+    path.write_text("go1.26.0")
+    changed = path.stat().st_ctime_ns
+
+    def read() -> int:
+        monkeypatch.setattr(states.time, "time_ns", lambda: changed + 10**9)
+        return next(count)
+
+    monkeypatch.setattr(states.time, "time_ns", lambda: changed + 1)
+    assert [kept.get(str(path), path, read) for _ in range(3)] == [1, 2, 2]

@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import BuildError, PlatformError
-from builder.images import rootfs
+from builder.images import rootfs, unpack
 from builder.images.layer import PLAIN_TYPE, Layer, write_layer
-from builder.images.rootfs import BESIDE, ENTRY_BYTES, MAX_LINKS, LayerDamaged, unpack_image, unpack_tar
+from builder.images.rootfs import ENTRY_BYTES, MAX_LINKS
+from builder.images.unpack import BESIDE, LayerDamaged, unpack_image, unpack_tar
 from builder.text import visible
 from tests.oci_fixtures import make_tree
 
@@ -301,7 +302,7 @@ def test_what_is_left_out_and_what_describes_is_counted(tmp_path: Path) -> None:
 
 def test_files_that_fit_are_not_too_many_bytes_of_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The least that an entry counts is a header's bytes, and its data is padded to as much."""
-    monkeypatch.setattr(rootfs, "BESIDE", 10_240)
+    monkeypatch.setattr(unpack, "BESIDE", 10_240)
     layer = packed(tmp_path / "1", *((f"{at:0100}", FILE, b"x", 0o644) for at in range(300)))
     unpack_image([layer], tmp_path / "root", limit=300 * (ENTRY_BYTES + 1))
 

@@ -10,7 +10,7 @@ import pytest
 from builder.errors import BuildError
 from builder.local import machine
 from builder.sandbox import launch, processes
-from builder.sandbox.launch import ENOUGH_TASKS, LEAST_TASKS, require_tasks
+from builder.sandbox.rlimits import ENOUGH_TASKS, LEAST_TASKS, require_tasks
 from builder.settings import Settings
 
 UID = 12345

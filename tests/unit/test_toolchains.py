@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tarfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from builder.local.machine import prepare, versions_here, why_unbuildable
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.settings import Settings
-from builder.toolchains import packages
+from builder.toolchains import digests, packages
 from builder.toolchains.copies import links
 from builder.toolchains.digests import digest_of
 from builder.toolchains.host import HostProvider
@@ -226,15 +227,70 @@ def test_a_copy_that_is_not_what_was_found_is_refused(node: Node, monkeypatch: p
     assert list((node.root / "node/toolchains").iterdir()) == []
 
 
-def test_a_file_is_hashed_again_only_when_its_size_or_time_changes(tmp_path: Path) -> None:
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are hashed, a second after all of them were written."""
+    now, hashed, names = time.time_ns, digests._hash, list[str]()
+
+    def noted(root: Path, files: tuple[digests.File, ...]) -> str:
+        names.extend(name for name, *_ in files)
+        return hashed(root, files)
+
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**9)
+    monkeypatch.setattr(digests, "_hash", noted)
+    return names
+
+
+def replaced(file: Path, text: str) -> None:
+    """Another file of the same time comes in the place of `file`, as rsync -t, tar and docker cp leave it."""
+    before, fresh = file.stat(), file.with_name("fresh")
+    fresh.write_text(text)
+    os.utime(fresh, ns=(before.st_atime_ns, before.st_mtime_ns))
+    fresh.rename(file)
+
+
+@pytest.mark.parametrize("names", [("compile", "none"), None], ids=["named", "all"])
+def test_a_file_is_hashed_again_only_when_another_has_its_place(
+    tmp_path: Path, reads: list[str], names: tuple[str, ...] | None
+) -> None:
     compiler = tmp_path / "compile"
     compiler.write_text("one")
-    first, times = digest_of(tmp_path, ("compile",)), compiler.stat()
-    compiler.write_text("two")
-    os.utime(compiler, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert digest_of(tmp_path, ("compile",)) == first, "the bytes were read again"
-    os.utime(compiler, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
-    assert digest_of(tmp_path, ("compile",)) != first
+    first = digest_of(tmp_path, names)
+    assert digest_of(tmp_path, names) == first and reads == ["compile"]
+    replaced(compiler, "two")
+    assert digest_of(tmp_path, names) != first and reads == ["compile"] * 2
+    replaced(compiler, "one")
+    assert digest_of(tmp_path, names) == first
+
+
+def test_a_file_that_changed_a_moment_ago_is_hashed_each_time(tmp_path: Path) -> None:
+    """A write in place within the same tick leaves the state as it was."""
+    compiler, found = tmp_path / "compile", []
+    for text in ("one", "two", "six"):
+        compiler.write_text(text)
+        os.utime(compiler, ns=(1, 1))
+        found.append(digest_of(tmp_path, ("compile",)))
+    assert len(set(found)) == 3
+
+
+def test_what_is_hashed_for_longer_than_a_tick_is_not_known_of_a_file_that_changed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write in that tick leaves the state as it was, also while the file is hashed."""
+    compiler, hashed = tmp_path / "compile", digests._hash
+    compiler.write_text("one")
+    at = compiler.stat().st_ctime_ns
+
+    def slow(root: Path, files: tuple[digests.File, ...]) -> str:
+        monkeypatch.setattr(time, "time_ns", lambda: at + 10**9)
+        return hashed(root, files)
+
+    monkeypatch.setattr(digests, "_hash", slow)
+    monkeypatch.setattr(time, "time_ns", lambda: at + 1)
+    digest_of(tmp_path, ("compile",))
+    assert (str(tmp_path), ("compile",)) not in digests._known
+    digest_of(tmp_path, ("compile",))
+    assert (str(tmp_path), ("compile",)) in digests._known
 
 
 def test_the_digest_of_a_folder_covers_names_and_contents_and_no_bytecode(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder import pipelines
 from builder.cli import format as fmt
-from builder.cli.commands.plan import make, opened, with_dockerfile
+from builder.cli.commands.plan import make, with_dockerfile
 from builder.cli.context import Context
 from builder.cli.failure import reference
 from builder.cli.folder import left_out
@@ -32,6 +32,7 @@ from builder.cli.runtimes import nameable
 from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, interrupted, missing_here, mistake, refused_here
 from builder.cli.ticker import Ticker
+from builder.cli.unpacked import opened
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.settings import without_credentials
