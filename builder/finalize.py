@@ -24,6 +24,7 @@ from builder.contract.request import is_image, repository_of
 from builder.errors import BuildError, PlatformError
 from builder.git.source import parse_url
 from builder.images.destination import DIGEST, BlobMissing, Destination, Manifest
+from builder.images.together import together
 from builder.prebuilt import Prebuilt
 from builder.store import builds, record
 from builder.store.engine import Store
@@ -66,6 +67,7 @@ class Finalizer:
         started = _now()
         manifest: str | Manifest = digest
         require: Callable[[], None] = _nothing
+        confirm: Callable[[], None] = _nothing
         if row["from_cache_of"]:  # from a cache entry of ours: checked and attested when it was built
             if not row["published"]:
                 found = self.destination.get_manifest(repository, digest)
@@ -77,7 +79,7 @@ class Finalizer:
             try:
                 if not row["published"]:  # behind the mark it was checked, and its tag may go
                     manifest, artifact, require = self._checked(row, artifact)
-                self._attest(row, artifact, manifest, require)
+                confirm = self._attest(row, artifact, manifest, require)
             except ArtifactRefused as error:
                 why = f"node {row['node_id']} reported an artifact that is not what it pushed: {error}"
                 self.log.warning("refused", action="artifact-mismatch", build_id=build_id, why=why)
@@ -92,8 +94,8 @@ class Finalizer:
         if published is None:
             return
         pointed = dict.fromkeys(published.tags, digest)
-        for tag in pointed:
-            self.destination.put_tag(repository, manifest, tag)
+        put = functools.partial(self.destination.put_tag, repository, manifest)
+        together([_whole(confirm), *(_whole(functools.partial(put, tag)) for tag in pointed)])
         if not self._succeed(row, (("ATTEST", started, attested),), attested, pointed):
             self.stale("succeed")
 
@@ -191,8 +193,9 @@ class Finalizer:
 
     def _attest(
         self, row: builds.Row, artifact: pb.BuiltArtifact, manifest: str | Manifest, require: Callable[[], None]
-    ) -> None:
-        """The statement of what was built from what, attached to the digest if `require` does not raise."""
+    ) -> Callable[[], None]:
+        """The statement of what was built from what, attached to the digest if `require` does not raise; returns what
+        confirms it."""
         request = json.loads(hidden(row["request"]))
         payload = statement(
             Built(
@@ -214,7 +217,13 @@ class Finalizer:
             )
         )
         annotations = {"in-toto.io/predicate-type": PREDICATE_TYPE}
-        self.destination.attach(row["repository"], manifest, MEDIA_TYPE, payload, MEDIA_TYPE, annotations, require)
+        attach = functools.partial(self.destination.attach, row["repository"], manifest, MEDIA_TYPE, payload)
+        return attach(MEDIA_TYPE, annotations, require).confirm
+
+
+def _whole(call: Callable[[], None]) -> Callable[[Callable[[], None]], None]:
+    """For `together`: a call of few requests, which nothing halts in its midst."""
+    return lambda halt: call()
 
 
 def _nothing() -> None:

@@ -42,6 +42,15 @@ class Manifest:
     digest: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Attached:
+    """`digest` of the referrer. It counts once `confirm` returned, which may be called beside what follows: it looks
+    whether another writer was between, and lists it again."""
+
+    digest: str
+    confirm: Callable[[], None] = lambda: None
+
+
 class BlobMissing(PlatformError):
     """The other side answers, and has no such blob in this repository."""
 
@@ -87,9 +96,9 @@ class Destination(Protocol):
         payload_media_type: str,
         annotations: Mapping[str, str],
         require: Callable[[], None] = lambda: None,
-    ) -> str:
+    ) -> Attached:
         """Attach `payload` to an image (image-spec v1.1, `subject`): its digest, or its manifest where it was read
-        already. Returns the digest of the referrer. Idempotent.
+        already. Idempotent.
 
         `require` raises where it must not be attached. It may be called beside the upload of blobs, which name nothing;
         nothing is attached before it returned."""

@@ -24,6 +24,7 @@ from typing import Any
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import (
     EMPTY,
+    Attached,
     BlobMissing,
     Manifest,
     Pushed,
@@ -132,7 +133,7 @@ class Layout:
         payload_media_type: str,
         annotations: Mapping[str, str],
         require: Callable[[], None] = lambda: None,
-    ) -> str:
+    ) -> Attached:
         """See `Destination.attach`. Listed under the fallback tag, as in a registry without the referrers API."""
         require()
         subject = self._need(repository, subject)
@@ -149,7 +150,7 @@ class Layout:
             self._put(index)
             _set(entries, [f"{repository}@{digest}"], descriptor(MANIFEST_TYPE, manifest))
             _set(entries, [name], descriptor(INDEX_TYPE, index))
-        return digest
+        return Attached(digest=digest)
 
     def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...]:
         """See `Destination.referrers`."""

@@ -21,6 +21,7 @@ from builder.images.destination import (
     DIGEST,
     EMPTY,
     EMPTY_TYPE,
+    Attached,
     Manifest,
     Pushed,
     check_names,
@@ -171,7 +172,7 @@ class Registry:
         payload_media_type: str,
         annotations: Mapping[str, str],
         require: Callable[[], None] = lambda: None,
-    ) -> str:
+    ) -> Attached:
         """See `Destination.attach`. A registry that answers without `OCI-Subject` gets the fallback index."""
         subject = self._need(repository, subject)
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
@@ -197,8 +198,11 @@ class Registry:
         response = together(calls)[0]
         if response is None or response.headers.get("oci-subject") != subject.digest:
             self.transport.without_subject = True
-            self._list_in_fallback(repository, tag, referrer_descriptor(manifest), index)
-        return digest
+            entry = referrer_descriptor(manifest)
+            known = index.pop() if index else self.get_manifest(repository, tag)
+            if self._list_in_fallback(repository, tag, entry, known):
+                return Attached(digest=digest, confirm=partial(self._confirm_in_fallback, repository, tag, entry))
+        return Attached(digest=digest)
 
     def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...]:
         """See `Destination.referrers`: the API where there is one, else the fallback tag."""
@@ -268,24 +272,20 @@ class Registry:
         url = self.transport.led_to(response, link)
         return url.removeprefix(prefix) if url.startswith(prefix) else None
 
-    def _list_in_fallback(
-        self, repository: str, tag: str, entry: Mapping[str, Any], read: list[Manifest | None]
-    ) -> None:
-        """Registries have no compare-and-set, so look again after writing: another writer may have been between.
+    def _list_in_fallback(self, repository: str, tag: str, entry: Mapping[str, Any], index: Manifest | None) -> bool:
+        """Add an entry to the index as it was just read; False: it is there."""
+        if index is not None and entry["digest"] in {one["digest"] for one in index_entries(index.body)}:
+            return False
+        self._put_manifest(repository, tag, INDEX_TYPE, index_with(index.body if index else None, entry))
+        return True
 
-        `read`: the index, where it was just read.
-        """
-        for round_ in range(ATTACH_ROUNDS):
-            index = read.pop() if read else self.get_manifest(repository, tag)
-            if index is not None and entry["digest"] in {one["digest"] for one in index_entries(index.body)}:
+    def _confirm_in_fallback(self, repository: str, tag: str, entry: Mapping[str, Any]) -> None:
+        """Registries have no compare-and-set, so look again after writing: another writer may have been between."""
+        for round_ in range(1, ATTACH_ROUNDS + 1):
+            if not self._list_in_fallback(repository, tag, entry, self.get_manifest(repository, tag)):
                 return
-            if round_:
-                self.transport.sleep(self.transport.patience.delay_ms(round_, 0) / 1000)
-            body = index_with(index.body if index else None, entry)
-            self._put_manifest(repository, tag, INDEX_TYPE, body)
-        index = self.get_manifest(repository, tag)
-        if index is None or entry["digest"] not in {one["digest"] for one in index_entries(index.body)}:
-            raise self.transport.broken(f"{repository}:{tag} is overwritten by somebody else again and again")
+            self.transport.sleep(self.transport.patience.delay_ms(round_, 0) / 1000)
+        raise self.transport.broken(f"{repository}:{tag} is overwritten by somebody else again and again")
 
     def _put_manifest(self, repository: str, reference: str, media_type: str, body: bytes) -> httpx.Response:
         what = f"PUT manifest {repository}:{reference}"

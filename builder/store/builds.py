@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, false, func, insert, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, func, insert, or_, select
 
 from builder.store import offers, outbox
 from builder.store.closing import (
@@ -132,23 +132,39 @@ def _known(tx: Connection, values: Mapping[str, Any]) -> Submission | None:
 
 def get(store: Store, organization: str, build_id: str) -> Row | None:
     """A build by any unique start of its id (4 characters or more); None when there is none or several."""
+    if not _is_start(build_id):
+        return None
     with store.read() as tx:
-        rows = tx.execute(select(builds).where(*_begins(organization, build_id)).limit(2)).mappings().all()
+        rows = tx.execute(_GET, _begins(organization, build_id)).mappings().all()
     return rows[0] if len(rows) == 1 else None
 
 
 def starting(store: Store, organization: str, start: str, limit: int) -> Sequence[str]:
     """The ids of an organization's builds that begin so (4 characters or more), in order; at most `limit`."""
-    query = select(builds.c.build_id).where(*_begins(organization, start)).order_by(builds.c.build_id)
+    if not _is_start(start):
+        return ()
+    query = select(builds.c.build_id).where(*_BEGINS).order_by(builds.c.build_id)
     with store.read() as tx:
-        return tx.execute(query.limit(limit)).scalars().all()
+        return tx.execute(query.limit(limit), _begins(organization, start)).scalars().all()
 
 
-def _begins(organization: str, start: str) -> Sequence[ColumnElement[bool]]:
-    if len(start) < 4 or not (start.isascii() and start.isalnum()):
-        return (false(),)
-    # A range: a seek on any database.
-    return (builds.c.organization == organization, builds.c.build_id >= start, builds.c.build_id < start + "\x7f")
+def _is_start(text: str) -> bool:
+    return len(text) >= 4 and text.isascii() and text.isalnum()
+
+
+def _begins(organization: str, start: str) -> dict[str, str]:
+    """The parameters of `_BEGINS`."""
+    return {"owner": organization, "first": start, "last": start + "\x7f"}
+
+
+# A range: a seek on any database.
+_BEGINS = (
+    builds.c.organization == bindparam("owner"),
+    builds.c.build_id >= bindparam("first"),
+    builds.c.build_id < bindparam("last"),
+)
+_GET = select(builds).where(*_BEGINS).limit(2)
+"""Built once: whoever waits for a build asks for it."""
 
 
 def position(store: Store, row: Row) -> int:

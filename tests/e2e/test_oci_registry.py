@@ -160,9 +160,15 @@ def test_attached_once_and_found_by_others(tmp_path: Path, host: str, which: int
     image = make_image(tmp_path / "w", f"attach {which}")
     to.push(image, "org/attach", None)
     arguments = ("org/attach", image.digest, "application/vnd.in-toto+json")
-    first = to.attach(*arguments, b'{"a":1}', "application/vnd.in-toto+json", {"predicate": "x"})
-    assert to.attach(*arguments, b'{"a":1}', "application/vnd.in-toto+json", {"predicate": "x"}) == first
-    other = to.attach(*arguments, b'{"a":2}', "application/vnd.in-toto+json", {"predicate": "x"})
+
+    def attach(payload: bytes) -> str:
+        made = to.attach(*arguments, payload, "application/vnd.in-toto+json", {"predicate": "x"})
+        made.confirm()
+        return made.digest
+
+    first = attach(b'{"a":1}')
+    assert attach(b'{"a":1}') == first
+    other = attach(b'{"a":2}')
     listed = to.referrers("org/attach", image.digest)
     assert {entry["digest"] for entry in listed} == {first, other} and len(listed) == 2
     if which == 0:
@@ -182,7 +188,7 @@ def test_many_attachers_at_once_lose_nothing(tmp_path: Path, host: str) -> None:
 
     def work(number: int) -> None:
         text = f"statement {number}".encode()
-        connect(host).attach("org/race", image.digest, "application/x", text, "text/plain", {})
+        connect(host).attach("org/race", image.digest, "application/x", text, "text/plain", {}).confirm()
 
     def race(number: int) -> None:
         with suppress(PlatformError):  # docker-registry reads links that another request has half written

@@ -271,7 +271,7 @@ def nothing(registry: Layout, one: Image, two: Image, tag: str) -> str:
 
 def statement_of_another(registry: Layout, one: Image, two: Image, tag: str) -> str:
     registry.push(one, "acme/n", None)
-    referrer = registry.attach("acme/n", one.digest, "x/y", b"{}", "x/y", {})
+    referrer = registry.attach("acme/n", one.digest, "x/y", b"{}", "x/y", {}).digest
     registry.put_tag("acme/n", referrer, tag)
     return referrer
 

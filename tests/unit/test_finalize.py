@@ -22,6 +22,7 @@ from builder.control.finalizers import Finalizers
 from builder.credentials import secrets_of
 from builder.errors import PlatformError
 from builder.finalize import Finalizer
+from builder.images.destination import Attached
 from builder.images.layout import Layout
 from builder.logs import event_log
 from builder.prebuilt import Prebuilt
@@ -41,9 +42,10 @@ class Flaky(Layout):
 
     before: Callable[[str], None] = staticmethod(lambda name: None)
 
-    def attach(self, *args: Any) -> str:
+    def attach(self, *args: Any) -> Attached:
         type(self).before("attach")
-        return super().attach(*args)
+        made = super().attach(*args)
+        return replace(made, confirm=lambda: type(self).before("confirm"))
 
     def put_tag(self, *args: Any) -> None:
         type(self).before("put_tag")
@@ -125,7 +127,7 @@ def run(world: World, ours: Finalizers) -> int:
     return attempts
 
 
-@pytest.mark.parametrize("step", ["attach", "put_tag"])
+@pytest.mark.parametrize("step", ["attach", "confirm", "put_tag"])
 @pytest.mark.parametrize(
     "error",
     [
@@ -306,7 +308,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     made = Held(threading.Event(), queue.SimpleQueue())
     real = Layout.attach
 
-    def attach(self: Layout, repository: str, *args: Any) -> str:
+    def attach(self: Layout, repository: str, *args: Any) -> Attached:
         made.entered.put(repository)
         if repository.startswith("slow"):
             assert made.go.wait(300)
@@ -482,7 +484,7 @@ def test_the_commit_of_a_repository_is_the_statements_source(
 ) -> None:
     attached: list[bytes] = []
 
-    def attach(self: Flaky, *args: Any) -> str:
+    def attach(self: Flaky, *args: Any) -> Attached:
         attached.append(args[3])
         return Layout.attach(self, *args)
 
@@ -510,7 +512,7 @@ def test_a_build_arguments_value_is_in_no_statement(
     request = secret if where == "top" else {"code": codes[where]}
     attached: list[bytes] = []
 
-    def attach(self: Flaky, *args: Any) -> str:
+    def attach(self: Flaky, *args: Any) -> Attached:
         attached.append(args[3])
         return Layout.attach(self, *args)
 

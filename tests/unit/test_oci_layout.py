@@ -16,7 +16,9 @@ from tests.oci_fixtures import make_image
 
 
 def attach(layout: Destination, digest: str, text: str = "statement") -> str:
-    return layout.attach("org/app", digest, "application/vnd.in-toto+json", text.encode(), "text/plain", {"k": "v"})
+    made = layout.attach("org/app", digest, "application/vnd.in-toto+json", text.encode(), "text/plain", {"k": "v"})
+    made.confirm()
+    return made.digest
 
 
 def test_push_then_read(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from builder.errors import BuildError, PlatformError
 from builder.images.destination import Destination, fallback_tag
 from builder.images.image import digest_of
 from builder.images.mounts import Mounts
-from builder.images.registry import Registry
+from builder.images.registry import ATTACH_ROUNDS, Registry
 from builder.images.transport import CHALLENGE, MAX_TOKEN_BYTES, NOTICE_S, Credentials, Patience, Transport, is_loopback
 from tests.growth import assert_linear
 from tests.oci_fixtures import make_image
@@ -184,7 +184,9 @@ def mounts_of(folder: Path, organization: str) -> Mounts:
 
 
 def attach(to: Destination, digest: str, text: str = "statement") -> str:
-    return to.attach("org/app", digest, "application/vnd.in-toto+json", text.encode(), "text/plain", {"k": "v"})
+    made = to.attach("org/app", digest, "application/vnd.in-toto+json", text.encode(), "text/plain", {"k": "v"})
+    made.confirm()
+    return made.digest
 
 
 def test_push_sends_blobs_then_the_digest_then_the_tag(tmp_path: Path) -> None:
@@ -747,6 +749,25 @@ def test_an_index_that_another_writer_replaced_is_written_again(tmp_path: Path) 
     memory.after = overwrite
     attach(client, image.digest, "second")
     assert len(client.referrers("org/app", image.digest)) == 2
+
+
+def test_an_index_that_another_writer_replaces_for_ever_is_given_up(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path)
+    client = registry(memory)
+    client.push(image, "org/app", None)
+    attach(client, image.digest, "first")
+    tag = fallback_tag(image.digest)
+    old = memory.manifests["org/app"][tag]
+
+    def overwrite(request: httpx.Request) -> None:
+        if request.method == "PUT" and request.url.path.endswith(tag):
+            memory.manifests["org/app"][tag] = old
+
+    memory.after = overwrite
+    memory.seen.clear()
+    with pytest.raises(PlatformError, match="overwritten by somebody else"):
+        attach(client, image.digest, "second")
+    assert sum(line.startswith("PUT") and line.endswith(tag) for line in memory.seen) == ATTACH_ROUNDS + 1
 
 
 def test_a_blob_is_taken_up_where_the_connection_broke(tmp_path: Path) -> None:
