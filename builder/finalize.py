@@ -42,6 +42,17 @@ BUILDER_ID = "https://ignite.dodil.dev/builder"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checked:
+    """An artifact that is what its owner reported, with the size that a puller sees. `require` raises
+    `ArtifactRefused` for a config that cannot be; `upload` is begun for its statement."""
+
+    manifest: Manifest
+    artifact: pb.BuiltArtifact
+    require: Callable[[], None]
+    upload: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finalizer:
     """Finishes builds that are adopted. `label` names the points at which a fault test may end the process.
 
@@ -66,7 +77,6 @@ class Finalizer:
         digest = artifact.digest
         started = _now()
         manifest: str | Manifest = digest
-        require: Callable[[], None] = _nothing
         confirm: Callable[[], None] = _nothing
         if row["from_cache_of"]:  # from a cache entry of ours: checked and attested when it was built
             if not row["published"]:
@@ -77,9 +87,12 @@ class Finalizer:
                 manifest = found
         else:
             try:
-                if not row["published"]:  # behind the mark it was checked, and its tag may go
-                    manifest, artifact, require = self._checked(row, artifact)
-                confirm = self._attest(row, artifact, manifest, require)
+                if row["published"]:  # behind the mark it was checked, and its tag may go
+                    confirm = self._attest(row, artifact, digest)
+                else:
+                    checked = self._checked(row, artifact)
+                    manifest, artifact = checked.manifest, checked.artifact
+                    confirm = self._attest(row, artifact, manifest, checked.require, checked.upload)
             except ArtifactRefused as error:
                 why = f"node {row['node_id']} reported an artifact that is not what it pushed: {error}"
                 self.log.warning("refused", action="artifact-mismatch", build_id=build_id, why=why)
@@ -158,18 +171,24 @@ class Finalizer:
                 return
             digest = wanted
 
-    def _checked(
-        self, row: builds.Row, artifact: pb.BuiltArtifact
-    ) -> tuple[Manifest, pb.BuiltArtifact, Callable[[], None]]:
-        """What the attempt's tag points at, when that is what the owner reported; with the size that a puller sees, and
-        with the check of its config, which is left to ask for.
+    def _checked(self, row: builds.Row, artifact: pb.BuiltArtifact) -> Checked:
+        """What the attempt's tag points at, when that is what the owner reported. The check of its config is left to
+        call.
 
         Both raise `ArtifactRefused`, and `PlatformError` for a registry that does not do its part.
         """
         repository, tag = row["repository"], record.attempt_tag(row)
         if row["code_hash"] and not DIGEST.fullmatch(row["code_hash"]):
             raise ArtifactRefused("the code hash is no sha256 digest")
-        manifest = self.destination.get_manifest(repository, tag)
+        manifests: list[Manifest | None] = []
+        uploads: list[str] = []
+        together(
+            (
+                _whole(lambda: manifests.append(self.destination.get_manifest(repository, tag))),
+                _whole(lambda: uploads.append(self.destination.open_upload(repository))),
+            )
+        )
+        (manifest,), (upload,) = manifests, uploads
         if manifest is None:
             raise ArtifactRefused(f"{repository} has no tag {tag}")
         if manifest.digest != artifact.digest:
@@ -178,7 +197,8 @@ class Finalizer:
         checked = pb.BuiltArtifact(digest=manifest.digest, size_bytes=found.size_bytes, materials=artifact.materials)
         if artifact.HasField("start_check"):
             checked.start_check.CopyFrom(artifact.start_check)
-        return manifest, checked, functools.partial(self._check_config, repository, found, manifest.digest)
+        require = functools.partial(self._check_config, repository, found, manifest.digest)
+        return Checked(manifest=manifest, artifact=checked, require=require, upload=upload)
 
     def _check_config(self, repository: str, found: Described, digest: str) -> None:
         config = io.BytesIO()
@@ -192,7 +212,12 @@ class Finalizer:
         check_config(config.getvalue(), found, digest)
 
     def _attest(
-        self, row: builds.Row, artifact: pb.BuiltArtifact, manifest: str | Manifest, require: Callable[[], None]
+        self,
+        row: builds.Row,
+        artifact: pb.BuiltArtifact,
+        manifest: str | Manifest,
+        require: Callable[[], None] | None = None,
+        upload: str = "",
     ) -> Callable[[], None]:
         """The statement of what was built from what, attached to the digest if `require` does not raise; returns what
         confirms it."""
@@ -218,7 +243,7 @@ class Finalizer:
         )
         annotations = {"in-toto.io/predicate-type": PREDICATE_TYPE}
         attach = functools.partial(self.destination.attach, row["repository"], manifest, MEDIA_TYPE, payload)
-        return attach(MEDIA_TYPE, annotations, require).confirm
+        return attach(MEDIA_TYPE, annotations, require or _nothing, upload).confirm
 
 
 def _whole(call: Callable[[], None]) -> Callable[[Callable[[], None]], None]:

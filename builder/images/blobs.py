@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+import httpx
+
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import BlobMissing, check_names
 from builder.images.layer import Layer
@@ -83,17 +85,25 @@ class Blobs:
         *,
         ask: bool = True,
         halt: Callable[[], None] | None = None,
+        opened: str = "",
     ) -> bool:
         """Make sure that the blob is there; True when its bytes were sent. `ask` first, so that none is sent twice.
+        `opened`: an answer of `open_upload`, which the first attempt uses.
 
         Repeated as a whole: an upload that broke is not resumed, and one that came through although its answer was
         lost is seen by the HEAD. `halt` as in `Transport.persistently`.
         """
 
+        begun = [opened] if opened else []
+
         def attempt() -> bool:
             if ask and self.is_there(repository, digest):
                 return False
-            return self._send(repository, digest, size, body, source)
+            start = begun.pop() if begun else self._start_upload(repository, digest, source)
+            if start is None:
+                return False
+            self._send(repository, digest, size, body, start)
+            return True
 
         return self.transport.persistently(f"PUT blob {repository}@{digest}", attempt, halt)
 
@@ -106,13 +116,14 @@ class Blobs:
             raise transport.refused(f"HEAD blob {repository}@{digest}", head)
         return head.status_code == 200
 
-    def _send(self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str) -> bool:
-        """Whether its bytes were sent: a mount makes them unnecessary."""
+    def open_upload(self, repository: str) -> str:
+        """Where to PUT the bytes of a blob that `upload` sends."""
+        what = f"POST blob of {repository}"
+        return self.transport.persistently(what, lambda: self._session(repository, what))
+
+    def _send(self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], start: str) -> None:
         transport, what = self.transport, f"blob {repository}@{digest}"
         scope = self.scope(repository)
-        start = self._start_upload(repository, digest, source)
-        if start is None:
-            return False
         # Appended as text: whoever signed the address did not sign a normalized one.
         location = f"{start}{'&' if '?' in start else '?'}digest={digest.replace(':', '%3A')}"
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
@@ -121,7 +132,6 @@ class Blobs:
             raise Trouble("lost the upload")
         if response.status_code != 201:
             raise transport.refused(f"PUT {what}", response)
-        return True
 
     def _start_upload(self, repository: str, digest: str, source: str) -> str | None:
         """Where to PUT the bytes, or None when a mount from `source` made them unnecessary.
@@ -139,7 +149,16 @@ class Blobs:
             if response is not None and response.status_code == 201:
                 return None
         if response is None or response.status_code != 202:
-            response = transport.request("POST", url, scope=self.scope(repository), headers=none)
+            return self._session(repository, what)
+        return self._begun(what, response)
+
+    def _session(self, repository: str, what: str) -> str:
+        url = self.transport.url(f"{repository}/blobs/uploads/")
+        scope = self.scope(repository)
+        return self._begun(what, self.transport.request("POST", url, scope=scope, headers={"Content-Length": "0"}))
+
+    def _begun(self, what: str, response: httpx.Response) -> str:
+        transport = self.transport
         if response.status_code != 202 or "location" not in response.headers:
             raise transport.refused(what, response)
         return transport.led_to(response, response.headers["location"])

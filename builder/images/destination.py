@@ -87,6 +87,11 @@ class Destination(Protocol):
         """
         ...
 
+    def open_upload(self, repository: str) -> str:
+        """Begin the upload of a blob that `attach` then sends; it may be called beside what finds out what to attach.
+        Nothing comes of one that is not used."""
+        ...
+
     def attach(
         self,
         repository: str,
@@ -96,9 +101,10 @@ class Destination(Protocol):
         payload_media_type: str,
         annotations: Mapping[str, str],
         require: Callable[[], None] = lambda: None,
+        upload: str = "",
     ) -> Attached:
         """Attach `payload` to an image (image-spec v1.1, `subject`): its digest, or its manifest where it was read
-        already. Idempotent.
+        already. Idempotent. `upload`: what `open_upload` has begun.
 
         `require` raises where it must not be attached. It may be called beside the upload of blobs, which name nothing;
         nothing is attached before it returned."""

@@ -124,6 +124,10 @@ class Layout:
         if digest != "sha256:" + hasher.hexdigest():
             raise PlatformError("RegistryUnavailable", f"{self.name} holds other bytes than {digest} says")
 
+    def open_upload(self, repository: str) -> str:
+        """See `Destination.open_upload`: a file has nothing to begin."""
+        return ""
+
     def attach(
         self,
         repository: str,
@@ -133,6 +137,7 @@ class Layout:
         payload_media_type: str,
         annotations: Mapping[str, str],
         require: Callable[[], None] = lambda: None,
+        upload: str = "",
     ) -> Attached:
         """See `Destination.attach`. Listed under the fallback tag, as in a registry without the referrers API."""
         require()

@@ -163,6 +163,11 @@ class Registry:
         """See `Destination.open_blob`."""
         return self.blobs.open(repository, digest)
 
+    def open_upload(self, repository: str) -> str:
+        """See `Destination.open_upload`. A registry drops a session that nobody ends."""
+        check_names(repository)
+        return self.blobs.open_upload(repository)
+
     def attach(
         self,
         repository: str,
@@ -172,6 +177,7 @@ class Registry:
         payload_media_type: str,
         annotations: Mapping[str, str],
         require: Callable[[], None] = lambda: None,
+        upload: str = "",
     ) -> Attached:
         """See `Destination.attach`. A registry that answers without `OCI-Subject` gets the fallback index."""
         subject = self._need(repository, subject)
@@ -181,7 +187,13 @@ class Registry:
         together(
             (
                 lambda halt: self.blobs.upload(
-                    repository, digest_of(payload), len(payload), lambda: iter((payload,)), ask=False, halt=halt
+                    repository,
+                    digest_of(payload),
+                    len(payload),
+                    lambda: iter((payload,)),
+                    ask=False,
+                    halt=halt,
+                    opened=upload,
                 ),
                 lambda halt: self.blobs.upload(
                     repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)), halt=halt

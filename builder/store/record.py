@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -26,8 +27,14 @@ VERSION_STATUS = {
 
 def request(row: Mapping[Any, Any]) -> pb.CreateBuildRequest:
     """What was asked for, without its source."""
-    asked: pb.CreateBuildRequest = json_format.Parse(row["request"], pb.CreateBuildRequest())
-    return asked
+    return pb.CreateBuildRequest.FromString(_wire(row["request"]))
+
+
+@functools.lru_cache(maxsize=64)
+def _wire(text: str) -> bytes:
+    """A stored request in protobuf's own form: JSON takes thirty times as long to read, and each of the dozen
+    statements of a build reads its request."""
+    return bytes(json_format.Parse(text, pb.CreateBuildRequest()).SerializeToString())
 
 
 def build(row: Mapping[Any, Any]) -> pb.Build:

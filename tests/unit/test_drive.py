@@ -177,6 +177,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     taken = MemoryCalls.append_log
     monkeypatch.setattr(MemoryCalls, "append_log", append_log)
     monkeypatch.setattr("builder.node.drive.GATHER_S", threading.TIMEOUT_MAX)
+    monkeypatch.setattr("builder.node.drive.GATHER_BEFORE_KEY_S", threading.TIMEOUT_MAX)
     return found
 
 

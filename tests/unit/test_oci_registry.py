@@ -721,6 +721,27 @@ def test_nothing_is_attached_where_what_is_required_does_not_hold(tmp_path: Path
     assert memory.manifests["org/app"] == before
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["", "its session was lost"])
+def test_a_statement_goes_into_the_upload_that_was_begun(tmp_path: Path, lost: bool) -> None:
+    memory, image = Memory(), make_image(tmp_path)
+    to = registry(memory)
+    to.push(image, "org/app", "v1")
+    memory.seen.clear()
+    upload = to.open_upload("org/app")
+    left = iter([httpx.Response(404)] if lost else [])
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        return next(left, None) if request.method == "PUT" and str(request.url).startswith(upload) else None
+
+    memory.fault = fault
+    attached = to.attach("org/app", image.digest, "application/x", b"statement", "text/plain", {}, upload=upload)
+    attached.confirm()
+    begun = sum(line.startswith("POST /v2/org/app/blobs/uploads/") for line in memory.seen)
+    assert begun == 2 + lost, "one for the statement, one for the empty config"
+    assert b"statement" in memory.blobs["org/app"].values()
+    assert [entry["digest"] for entry in to.referrers("org/app", image.digest)] == [attached.digest]
+
+
 def test_the_fallback_index_is_read_beside_the_manifest_once_it_is_known_to_be_needed(tmp_path: Path) -> None:
     memory, image = Memory(), make_image(tmp_path)
     to = registry(memory)
