@@ -184,26 +184,24 @@ class Registry:
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
         digest, tag = digest_of(manifest), fallback_tag(subject.digest)
         # A payload is small and new, but for an attempt that is repeated: to ask for it first would cost as much.
-        together(
-            (
-                lambda halt: self.blobs.upload(
-                    repository,
-                    digest_of(payload),
-                    len(payload),
-                    lambda: iter((payload,)),
-                    ask=False,
-                    halt=halt,
-                    opened=upload,
-                ),
-                lambda halt: self.blobs.upload(
-                    repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)), halt=halt
-                ),
-                lambda halt: require(),
-            )
-        )
+        blobs: list[Callable[[Callable[[], None]], object]] = [
+            lambda halt: self.blobs.upload(
+                repository,
+                digest_of(payload),
+                len(payload),
+                lambda: iter((payload,)),
+                ask=False,
+                halt=halt,
+                opened=upload,
+            ),
+            lambda halt: require(),
+        ]
+        if not self.transport.has_empty(repository):
+            blobs.append(lambda halt: self._send_empty(repository, halt))
+        together(blobs)
         index: list[Manifest | None] = []
         calls: list[Callable[[Callable[[], None]], httpx.Response | None]] = [
-            lambda halt: self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
+            lambda halt: self._put_referrer(repository, digest, manifest)
         ]
         if self.transport.without_subject:
             calls.append(lambda halt: index.append(self.get_manifest(repository, tag)))
@@ -284,6 +282,19 @@ class Registry:
         url = self.transport.led_to(response, link)
         return url.removeprefix(prefix) if url.startswith(prefix) else None
 
+    def _send_empty(self, repository: str, halt: Callable[[], None] | None = None) -> None:
+        self.blobs.upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)), halt=halt)
+        self.transport.remember_empty(repository, True)
+
+    def _put_referrer(self, repository: str, digest: str, manifest: bytes) -> httpx.Response:
+        """PUT a statement's manifest; its config first, where that was there and the registry collected it since."""
+        response = self._try_manifest(repository, digest, MANIFEST_TYPE, manifest)
+        if response.status_code in (400, 404):
+            self.transport.remember_empty(repository, False)
+            self._send_empty(repository)
+            return self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
+        return self._accepted(repository, digest, response)
+
     def _list_in_fallback(self, repository: str, tag: str, entry: Mapping[str, Any], index: Manifest | None) -> bool:
         """Add an entry to the index as it was just read; False: it is there."""
         if index is not None and entry["digest"] in {one["digest"] for one in index_entries(index.body)}:
@@ -300,11 +311,15 @@ class Registry:
         raise self.transport.broken(f"{repository}:{tag} is overwritten by somebody else again and again")
 
     def _put_manifest(self, repository: str, reference: str, media_type: str, body: bytes) -> httpx.Response:
-        what = f"PUT manifest {repository}:{reference}"
-        headers = {"Content-Type": media_type}
-        response = self._ask("PUT", repository, f"manifests/{reference}", what, headers, body)
+        return self._accepted(repository, reference, self._try_manifest(repository, reference, media_type, body))
+
+    def _try_manifest(self, repository: str, reference: str, media_type: str, body: bytes) -> httpx.Response:
+        what, headers = f"PUT manifest {repository}:{reference}", {"Content-Type": media_type}
+        return self._ask("PUT", repository, f"manifests/{reference}", what, headers, body)
+
+    def _accepted(self, repository: str, reference: str, response: httpx.Response) -> httpx.Response:
         if response.status_code not in (200, 201, 202):
-            raise self.transport.refused(what, response)
+            raise self.transport.refused(f"PUT manifest {repository}:{reference}", response)
         return response
 
     def _need(self, repository: str, wanted: str | Manifest) -> Manifest:

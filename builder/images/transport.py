@@ -100,10 +100,23 @@ class Transport:
     """A request was answered without a challenge."""
     without_subject: bool = False
     """A referrer was answered without `OCI-Subject`, so that the next one will be, too."""
+    _with_empty: dict[str, None] = field(default_factory=dict, repr=False)
 
     def knows(self, scope: str) -> bool:
         """Whether an answer has said who we have to be in this scope. Calls side by side would else each ask for it."""
         return scope in self._tokens or self._basic or (self._admitted and not self._tokens)
+
+    def has_empty(self, repository: str) -> bool:
+        """Whether the blob that statements have as their config was there when one was attached before."""
+        return repository in self._with_empty
+
+    def remember_empty(self, repository: str, is_there: bool) -> None:
+        """See `has_empty`; of the last `MOST_TOKENS` repositories."""
+        self._with_empty.pop(repository, None)
+        if is_there:
+            self._with_empty[repository] = None
+        for oldest in list(self._with_empty)[:-MOST_TOKENS]:
+            self._with_empty.pop(oldest, None)
 
     def forget_many(self) -> None:
         """Drop the tokens where there are many; each is fetched again when it is needed."""

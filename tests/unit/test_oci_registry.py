@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from builder.errors import BuildError, PlatformError
-from builder.images.destination import Destination, fallback_tag
+from builder.images.destination import EMPTY, Destination, fallback_tag
 from builder.images.image import digest_of
 from builder.images.mounts import Mounts
 from builder.images.registry import ATTACH_ROUNDS, Registry
@@ -719,6 +719,25 @@ def test_nothing_is_attached_where_what_is_required_does_not_hold(tmp_path: Path
     with pytest.raises(LookupError, match="another platform"):
         to.attach("org/app", image.digest, "application/x", b"{}", "text/plain", {}, require)
     assert memory.manifests["org/app"] == before
+
+
+@pytest.mark.parametrize("collected", [False, True], ids=["", "collected since"])
+def test_the_config_of_statements_is_sent_once_to_a_repository(tmp_path: Path, collected: bool) -> None:
+    memory, image = Memory(), make_image(tmp_path)
+    to = registry(memory)
+    to.push(image, "org/app", "v1")
+    attach(to, image.digest, "first")
+    empty = digest_of(EMPTY)
+    if collected:
+        del memory.blobs["org/app"][empty]
+    memory.seen.clear()
+    second = attach(to, image.digest, "second")
+    asked = [line for line in memory.seen if empty in line]
+    assert asked == ([f"HEAD /v2/org/app/blobs/{empty}"] if collected else [])
+    assert empty in memory.blobs["org/app"] and second in memory.manifests["org/app"]
+    to.push(image, "org/other", "v1")
+    to.attach("org/other", image.digest, "application/x", b"{1}", "text/plain", {})
+    assert empty in memory.blobs["org/other"]
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["", "its session was lost"])
