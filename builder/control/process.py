@@ -122,7 +122,7 @@ class Control:
             catalog=catalog,
             runtimes=pipelines.arguments(pipelines.load(settings.pipelines)),
             wake=functools.partial(self.loops.wake, "dispatch"),
-            fan_out=lambda build_id, lines: self.tails.tell(build_id),
+            changed=self.tails.tell,
             stale=self.metrics.stale,
             dropped=self.metrics.dropped,
         )

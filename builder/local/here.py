@@ -59,7 +59,7 @@ class Here:
             catalog=catalogs.read(catalog_file(settings.catalog), settings.default_versions),
             runtimes=pipelines.arguments(self.known),
             wake=self.changes.tell,
-            fan_out=lambda build_id, lines: self._tell_all(),
+            changed=lambda build_id: self._tell_all(),
             stale=lambda call: None,
             dropped=lambda messages: None,
         )

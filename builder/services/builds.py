@@ -119,7 +119,7 @@ class BuildService:
         require(caller, "submit")
         row = find_build(self._parts, caller, request.build_id)
         changed = builds.cancel(self._parts.store, caller.organization, row["build_id"]) or row
-        self._parts.fan_out(row["build_id"], [])
+        self._parts.changed(row["build_id"])
         return _shown(changed)
 
 

@@ -12,7 +12,7 @@ from builder.pipelines.catalog import Catalog
 from builder.services.auth import Caller
 from builder.services.errors import not_found
 from builder.settings import Settings
-from builder.store import builds, logs
+from builder.store import builds
 from builder.store.engine import Store
 from builder.stores.folder import SourceStore
 
@@ -21,7 +21,7 @@ CANDIDATES = 8  # named when several builds have the start of an id that was ask
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the services share. `wake` wakes the dispatcher, which transitions do by themselves; `fan_out` tells the
+    """What the services share. `wake` wakes the dispatcher, which transitions do by themselves; `changed` wakes the
     tails; `stale` counts a write that came too late, by its call, `dropped` the messages that a node did not accept.
 
     `runtimes`: those that can be built, as the loaded pipelines name them, each with the build arguments that it reads.
@@ -33,7 +33,7 @@ class Parts:
     catalog: Catalog
     runtimes: Mapping[str, Sequence[str]]
     wake: Callable[[], None]
-    fan_out: Callable[[str, list[logs.Line]], None]
+    changed: Callable[[str], None]
     stale: Callable[[str], None]
     dropped: Callable[[int], None]
 

@@ -29,7 +29,7 @@ class WatcherCalls:
         got = jobs.adopt(self._parts.store, watcher, request.nonce, settings.lease_ms)
         if got.row is None:
             return pb.AdoptJobResponse(refused_because=got.refused)
-        self._parts.fan_out(got.row["build_id"], [])
+        self._parts.changed(got.row["build_id"])
         return adoption(got.row, settings)
 
     def caught_up(self, caller: Caller, request: pb.CaughtUpRequest) -> pb.CaughtUpResponse:

@@ -114,7 +114,7 @@ class WorkerService(WatcherCalls):
             if got.passed_on:
                 self._parts.wake()  # before this node waits for hints again
             return pb.ClaimBuildResponse(refused_because=got.refused)
-        self._parts.fan_out(request.build_id, [])
+        self._parts.changed(request.build_id)
         answer = grant(got.row, settings, got.last)
         try:
             answer.secrets.update(secrets_of(got.row, self._parts))
@@ -125,7 +125,7 @@ class WorkerService(WatcherCalls):
                                  where=error.where, next=error.next)  # fmt: skip
             ended = pb.FinishRequest(build_id=request.build_id, claim=got.row["claim"], failure=failure)
             builds.finish(store, ended, settings.retry_backoff_ms)
-            self._parts.fan_out(request.build_id, [])
+            self._parts.changed(request.build_id)
             return pb.ClaimBuildResponse(refused_because=f"it ended: {error.message}")
         if 0 < got.row["source_size"] <= self._with_claim_bytes:  # behind the transaction, and no claim fails for it
             answer.source.content = self._parts.sources.at_hand(got.row["source_sha256"], self._with_claim_bytes)
@@ -180,7 +180,7 @@ class WorkerService(WatcherCalls):
         if found.verdict == "STALE":
             self._parts.stale("planned")
         elif lines:
-            self._parts.fan_out(request.build_id, [])
+            self._parts.changed(request.build_id)
         return pb.PlannedResponse(verdict=pb.PlannedVerdict.Value("PLANNED_" + found.verdict))
 
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
@@ -197,7 +197,7 @@ class WorkerService(WatcherCalls):
         if stale:
             self._parts.stale("log")
         if fresh:
-            self._parts.fan_out(request.build_id, fresh)
+            self._parts.changed(request.build_id)
         return pb.AppendLogResponse(stale=stale, kept_until_index=kept)
 
     def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
@@ -220,7 +220,7 @@ class WorkerService(WatcherCalls):
         if done.outcome == "stale":
             self._parts.stale("finish")
         else:
-            self._parts.fan_out(request.build_id, [])
+            self._parts.changed(request.build_id)
         status = pb.BuildStatus.Value("BUILD_STATUS_" + (done.row["status"] if done.row else "UNSPECIFIED"))
         answer = pb.FinishResponse(
             stale=done.outcome == "stale", log_incomplete=done.outcome == "incomplete", status=status
@@ -240,7 +240,7 @@ class WorkerService(WatcherCalls):
         if row is None:
             self._parts.stale("hand_back")
         else:
-            self._parts.fan_out(request.build_id, [])
+            self._parts.changed(request.build_id)
         return pb.HandBackResponse(stale=row is None)
 
     def launching(self, caller: Caller, request: pb.LaunchingRequest) -> pb.LaunchingResponse:
@@ -272,7 +272,7 @@ class WorkerService(WatcherCalls):
         if done.outcome == "stale":
             self._parts.stale("launched")
         elif done.outcome == "done":
-            self._parts.fan_out(request.build_id, [])
+            self._parts.changed(request.build_id)
         status = pb.BuildStatus.Value("BUILD_STATUS_" + (done.row["status"] if done.row else "UNSPECIFIED"))
         answer = pb.LaunchedResponse(
             stale=done.outcome == "stale", log_incomplete=done.outcome == "incomplete", status=status

@@ -77,7 +77,7 @@ class Api:
             catalog=catalog.read(catalog_file("")),
             runtimes=pipelines.arguments(),
             wake=lambda: None,
-            fan_out=lambda build_id, lines: None,
+            changed=lambda build_id: None,
             stale=lambda call: None,
             dropped=lambda messages: None,
         )

@@ -72,7 +72,7 @@ def columns(
         catalog=known,
         runtimes=arguments,
         wake=lambda: None,
-        fan_out=lambda build_id, lines: None,
+        changed=lambda build_id: None,
         stale=lambda call: None,
         dropped=lambda messages: None,
     )

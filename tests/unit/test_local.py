@@ -113,7 +113,7 @@ def test_who_reads_a_log_looks_again_for_lines_and_the_end_alone(tmp_path: Path)
         for action, status in (("claim", "RUNNING"), ("planned", "RUNNING"), ("finish", "RUNNING")):
             here.store.emit(Event(action=action, build_id="b", status=status))
         assert (here.changes.generation, here.news.generation) == (before[0] + 3, before[1])
-        here.parts.fan_out("b", [])
+        here.parts.changed("b")
         here.store.emit(Event(action="succeed", build_id="b", status="SUCCEEDED"))
         assert (here.changes.generation, here.news.generation) == (before[0] + 5, before[1] + 2)
     finally:

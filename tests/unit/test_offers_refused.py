@@ -82,7 +82,7 @@ class Field:
                 catalog=cast(Any, None),
                 runtimes={},
                 wake=lambda: self.loops.wake("dispatch"),
-                fan_out=lambda build_id, lines: None,
+                changed=lambda build_id: None,
                 stale=lambda call: None,
                 dropped=lambda count: None,
             ),

@@ -49,7 +49,7 @@ class World:
             catalog=catalog.read(catalog_file("")),
             runtimes=pipelines.arguments(),
             wake=lambda: self.woken.append(None),
-            fan_out=lambda build_id, lines: None,
+            changed=lambda build_id: None,
             stale=lambda call: None,
             dropped=lambda count: None,
         )

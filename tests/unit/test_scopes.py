@@ -64,7 +64,7 @@ def services(tmp_path: Path) -> Iterator[SimpleNamespace]:
         catalog=catalog.read(catalog_file("")),
         runtimes=pipelines.arguments(),
         wake=lambda: None,
-        fan_out=lambda build_id, lines: None,
+        changed=lambda build_id: None,
         stale=lambda call: None,
         dropped=lambda count: None,
     )

@@ -81,7 +81,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         catalog=catalog.read(catalog_file("")),
         runtimes=pipelines.arguments(),
         wake=lambda: wakes.append("wake"),
-        fan_out=lambda build_id, lines: None,
+        changed=lambda build_id: None,
         stale=stale.append,
         dropped=dropped.append,
     )
@@ -587,7 +587,7 @@ def test_a_secret_that_cannot_be_opened_ends_the_claim_and_its_follower_sees_it(
     parts = dataclasses.replace(
         services.parts,
         settings=Settings(data_dir=str(tmp_path)),
-        fan_out=lambda build_id, lines: seen.append(services.get(build_id).status),
+        changed=lambda build_id: seen.append(services.get(build_id).status),
     )
     secret = pb.NamedSecret(name="forge", git_token=pb.GitToken(token="t0ken"))
     build_service, worker = BuildService(parts), WorkerService(parts)

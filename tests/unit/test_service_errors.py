@@ -89,7 +89,7 @@ def uploads(tmp_path: Path) -> Uploads:
             catalog=catalog.read(catalog_file("")),
             runtimes=pipelines.arguments(),
             wake=lambda: None,
-            fan_out=lambda build_id, lines: None,
+            changed=lambda build_id: None,
             stale=lambda call: None,
             dropped=lambda count: None,
         )
