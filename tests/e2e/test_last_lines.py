@@ -1,4 +1,4 @@
-"""The last lines of a claim travel with its finish, over HTTP: whoever dies around it, each line is kept once."""
+"""The lines of a claim travel with its plan and its finish, over HTTP: whoever dies around them, each is kept once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from builder.attempt.planned import report_key
 from builder.claims.calls import Unanswered
 from builder.claims.lease import lease_of
 from builder.claims.left import send_left_behind
-from builder.claims.outcome import Outcome
+from builder.claims.outcome import Outcome, Verdict
 from builder.claims.requests import Close, append_request, claim_request, finish_request
 from builder.claims.spool import Spool, spool_path
 from builder.client.api import Api
@@ -20,6 +21,7 @@ from builder.errors import BuildError
 from builder.local import embedded
 from builder.node.calls import ApiCalls
 from builder.node.drive import close, driving
+from builder.plan import Toolchain
 from tests.attempt_fixtures import node_at
 from tests.serve_fixtures import Serve, serving
 
@@ -37,11 +39,18 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
 
 class Losing(ApiCalls):
-    """The answer to its first finish is lost, once that is stored."""
+    """The answers to its first plan and its first finish are lost, once they are stored."""
 
     def __init__(self, api: Api) -> None:
         super().__init__(api)
-        self.batches, self.finished = 0, 0
+        self.batches, self.plans, self.finished = 0, 0, 0
+
+    def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
+        answer = super().planned(request)
+        self.plans += 1
+        if self.plans == 1:
+            raise Unanswered("lost")
+        return answer
 
     def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
         self.batches += 1
@@ -82,6 +91,22 @@ def test_a_finish_whose_answer_is_lost_keeps_its_lines_once(serve: Serve, tmp_pa
                 attempt.log.emit("STDOUT", line)
             assert close(attempt, FAILED) is Close.FINISH
         assert calls.finished == 2 and not list(tmp_path.glob("*/*"))
+    assert kept(serve, grant.build_id) == ("BUILD_STATUS_FAILED", LINES)
+
+
+def test_a_plan_whose_answer_is_lost_keeps_its_lines_once(serve: Serve, tmp_path: Path) -> None:
+    with serve.api("worker") as api:
+        calls = Losing(api)
+        grant = granted(serve, calls)
+        assert grant.takes_planned_lines
+        with driving(node_at(tmp_path, calls), grant) as attempt, attempt.phase("PLAN"):
+            for line in LINES[:2]:
+                attempt.log.emit("STDOUT", line)
+            toolchain = Toolchain(runtime="go", version="1.26", target="", name="go-1.26", base="go")
+            assert report_key(attempt, "key of lines", "sha256:0", toolchain) is Verdict.GO_ON
+            attempt.log.emit("STDOUT", LINES[2])
+            assert close(attempt, FAILED) is Close.FINISH
+        assert (calls.plans, calls.finished) == (2, 2) and not list(tmp_path.glob("*/*"))
     assert kept(serve, grant.build_id) == ("BUILD_STATUS_FAILED", LINES)
 
 
