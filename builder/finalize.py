@@ -24,6 +24,7 @@ from builder.contract.request import is_image, repository_of
 from builder.errors import BuildError, PlatformError
 from builder.git.source import parse_url
 from builder.images.destination import DIGEST, BlobMissing, Destination, Manifest
+from builder.images.image import digest_of
 from builder.images.together import together
 from builder.prebuilt import Prebuilt
 from builder.store import builds, record
@@ -197,10 +198,15 @@ class Finalizer:
         checked = pb.BuiltArtifact(digest=manifest.digest, size_bytes=found.size_bytes, materials=artifact.materials)
         if artifact.HasField("start_check"):
             checked.start_check.CopyFrom(artifact.start_check)
-        require = functools.partial(self._check_config, repository, found, manifest.digest)
+        require = functools.partial(self._check_config, repository, found, manifest.digest, artifact.config)
         return Checked(manifest=manifest, artifact=checked, require=require, upload=upload)
 
-    def _check_config(self, repository: str, found: Described, digest: str) -> None:
+    def _check_config(self, repository: str, found: Described, digest: str, sent: bytes) -> None:
+        """`sent`: by the owner. It is as good as the registry's where it has the digest that the manifest names."""
+        if digest_of(sent) == found.config_digest and len(sent) == found.config_size:
+            if not self.destination.has_blob(repository, found.config_digest):
+                raise ArtifactRefused(f"{repository} has no config {found.config_digest}")
+            return check_config(sent, found, digest)
         config = io.BytesIO()
         try:
             for chunk in self.destination.open_blob(repository, found.config_digest):

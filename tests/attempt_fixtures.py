@@ -128,6 +128,7 @@ def grant_of(
     lease_ms: int = 60_000,
     takes_last_lines: bool = False,
     takes_planned_lines: bool = False,
+    takes_config: bool = False,
 ) -> pb.ClaimBuildResponse:
     return pb.ClaimBuildResponse(
         granted=True,
@@ -139,6 +140,7 @@ def grant_of(
         limits=pb.Limits(timeout_ms=timeout_ms),
         takes_last_lines=takes_last_lines,
         takes_planned_lines=takes_planned_lines,
+        takes_config=takes_config,
     )
 
 

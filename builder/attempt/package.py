@@ -168,5 +168,6 @@ def push(attempt: Attempt, packaged: Packaged) -> Artifact:
     return Artifact(
         digest=pushed.digest,
         summary=summary,
+        config=packaged.image.config,
         materials=packaged.materials,
     )

@@ -40,15 +40,18 @@ class Described:
 
 
 def reported(success: pb.BuiltArtifact) -> pb.BuiltArtifact:
-    """What is stored of a node's message: digest, materials, the start check.
+    """What is stored of a node's message: digest, config, materials, the start check.
 
-    Reference and size are the control side's to find. Raises `ArtifactRefused`.
+    A config that is too long is left to be read. Reference and size are the control side's to find. Raises
+    `ArtifactRefused`.
     """
     if not DIGEST.fullmatch(success.digest):
         raise ArtifactRefused(f"the digest {_shown(success.digest)} is no sha256 digest")
     if len(success.materials) > materials.MOST:
         raise ArtifactRefused(f"{len(success.materials)} materials are more than {materials.MOST}")
     kept = pb.BuiltArtifact(digest=success.digest)
+    if len(success.config) <= materials.CONFIG_BYTES:
+        kept.config = success.config
     for one in success.materials:
         if not one.name or len(one.name) > materials.NAME_CHARACTERS or visible(one.name) != one.name:
             raise ArtifactRefused(f"the material name {_shown(one.name)} is empty, too long or not printable")

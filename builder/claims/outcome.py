@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
@@ -53,10 +53,12 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """What was pushed: `digest` of the manifest, and what went into it. `summary` is for the log."""
+    """What was pushed: `digest` of the manifest, the bytes of its `config` where they are known, and what went into it.
+    `summary` is for the log."""
 
     digest: str
     summary: str
+    config: bytes = b""
     materials: tuple[Material, ...] = ()
     start: Start | None = None
 
@@ -73,3 +75,7 @@ class Outcome:
     artifact: Artifact | None = None
     failure: BuildError | None = None
     unexpected: str = ""
+
+    def without_config(self) -> Outcome:
+        """The same for a control side that reads the config of an artifact itself."""
+        return self if self.artifact is None else replace(self, artifact=replace(self.artifact, config=b""))

@@ -170,9 +170,11 @@ def artifact_record(artifact: Artifact) -> pb.BuiltArtifact:
     Names come from the source, where they may hold anything; what is hidden in one is escaped.
     """
     named = [(visible(name)[: materials.NAME_CHARACTERS], digest) for name, digest in artifact.materials]
+    config = artifact.config
     return pb.BuiltArtifact(
         digest=artifact.digest,
         materials=[pb.Material(name=name, digest=digest) for name, digest in named],
+        config=config if len(config) <= materials.CONFIG_BYTES else b"",
         start_check=start_record(artifact.start) if artifact.start else None,
     )
 

@@ -1,4 +1,4 @@
-"""What a material of a build, and what was seen of its start, may look like.
+"""What a material of a build, its config, and what was seen of its start, may look like.
 
 The node writes by it, the control side refuses what does not fit.
 """
@@ -17,6 +17,9 @@ NAME_CHARACTERS = 2048
 DIGEST = re.compile(r"(?:sha256|dirHash):[0-9a-f]{64}|sha512:[0-9a-f]{128}|gitCommit:[0-9a-f]{40}")
 """Digest of a file, a toolchain or an image; of an npm package (SHA-512); of a Go module (`h1:` of go.sum, in hex);
 of a commit."""
+
+CONFIG_BYTES = 64 * 1024
+"""The most bytes of a config that travels with a finish. One of ours has 1 or 2 KiB."""
 
 START_CHARACTERS = 1024
 """The most characters of the message of a start check, in which nothing is hidden either."""

@@ -80,6 +80,10 @@ class Destination(Protocol):
 
     def get_manifest(self, repository: str, reference: str) -> Manifest | None: ...
 
+    def has_blob(self, repository: str, digest: str) -> bool:
+        """Whether the blob is there."""
+        ...
+
     def open_blob(self, repository: str, digest: str) -> Iterator[bytes]:
         """The blob's bytes; raises at the end when they are not what `digest` says, so do not act on them before.
 

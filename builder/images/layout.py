@@ -111,6 +111,11 @@ class Layout:
             raise PlatformError("RegistryUnavailable", f"{self.name}/{repository} has no {wanted}")
         return manifest
 
+    def has_blob(self, repository: str, digest: str) -> bool:
+        """See `Destination.has_blob`."""
+        check_names(repository, digest=digest)
+        return self.blob_path(digest).exists()
+
     def open_blob(self, repository: str, digest: str) -> Iterator[bytes]:
         """See `Destination.open_blob`. Blobs are shared by the repositories of a layout."""
         check_names(repository, digest=digest)

@@ -159,6 +159,12 @@ class Registry:
         media_type = response.headers.get("content-type", "").partition(";")[0].strip()
         return Manifest(media_type=media_type or MANIFEST_TYPE, body=body, digest=digest_of(body))
 
+    def has_blob(self, repository: str, digest: str) -> bool:
+        """See `Destination.has_blob`."""
+        check_names(repository, digest=digest)
+        what = f"HEAD blob {repository}@{digest}"
+        return self.transport.persistently(what, partial(self.blobs.is_there, repository, digest))
+
     def open_blob(self, repository: str, digest: str) -> Iterator[bytes]:
         """See `Destination.open_blob`."""
         return self.blobs.open(repository, digest)

@@ -318,9 +318,12 @@ def close(attempt: Attempt, outcome: Outcome) -> Close:
 
 
 def _finish(attempt: Attempt, outcome: Outcome) -> Close:
-    """Send the outcome, with the last lines where the control side takes them: they cost no call of their own."""
+    """Send the outcome, with the last lines and the config where the control side takes them: they cost no call of
+    their own."""
     lease, attempt_log, spool = attempt.lease, attempt.log, attempt.log.spool
     leaves = attempt.grant.takes_last_lines
+    if not attempt.grant.takes_config:
+        outcome = outcome.without_config()
     while True:
         count, last = _last_batch(attempt) if leaves else (_flush(attempt), ())
         phase, phases = attempt_log.phase_name, attempt_log.phases
@@ -328,9 +331,10 @@ def _finish(attempt: Attempt, outcome: Outcome) -> Close:
         try:
             answer = _insist(attempt, attempt.node.calls.finish, request)
         except Refused:
-            if not last:
+            if not last and outcome == outcome.without_config():
                 raise
-            leaves = False  # by a control process of an earlier version, to which a finish has no lines
+            # By a control process of an earlier version, to which a finish has neither.
+            leaves, outcome = False, outcome.without_config()
             continue
         if answer is None or not answer.log_incomplete:
             break

@@ -27,6 +27,7 @@ def grant(row: builds.Row, settings: Settings, last: tuple[str, str] | None) -> 
         start_check=start_check_of(record.request(row), settings.start_check),
         takes_last_lines=True,
         takes_planned_lines=True,
+        takes_config=True,
     )
 
 

@@ -294,6 +294,7 @@ def with_a_large_config(registry: Layout, one: Image, two: Image, tag: str) -> s
     return registry.push(dataclasses.replace(one, manifest=body, digest=digest_of(body)), "acme/n", tag).digest
 
 
+@pytest.mark.parametrize("sends_config", [False, True], ids=["", "with a config that is sound"])
 @pytest.mark.parametrize(
     ("attack", "says"),
     [
@@ -313,13 +314,15 @@ def test_an_artifact_that_is_not_the_tags_ends_the_attempt_and_the_next_one_buil
     tmp_path: Path,
     attack: Callable[[Layout, Image, Image, str], str],
     says: str,
+    sends_config: bool,
 ) -> None:
     one, two = images(tmp_path)
     build = world.submit()
     number = world.claim(build)
     assert builds.planned(world.store, build, number, *KEY).verdict == "GO_ON"
     digest = attack(registry, one, two, f"build-{build}-1")
-    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=number, success=success(digest)), 1000)
+    artifact = success(digest, config=one.config if sends_config else b"")
+    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=number, success=artifact), 1000)
     ours = pool(world, registry)
     assert attempt(ours)
     row = world.row(build)
@@ -335,6 +338,31 @@ def test_an_artifact_that_is_not_the_tags_ends_the_attempt_and_the_next_one_buil
     builds.finish(world.store, pb.FinishRequest(build_id=build, claim=number, success=success(one.digest)), 1000)
     assert attempt(pool(world, registry))
     assert (world.row(build)["status"], registry.resolve("acme/n", "latest")) == ("SUCCEEDED", one.digest)
+
+
+@pytest.mark.parametrize("sent", ["sound", "another", "none"])
+def test_a_config_that_the_node_sends_counts_by_its_digest(
+    world: World, registry: Layout, tmp_path: Path, sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = images(tmp_path)
+    build = world.submit()
+    number = world.claim(build)
+    assert builds.planned(world.store, build, number, *KEY).verdict == "GO_ON"
+    registry.push(one, "acme/n", f"build-{build}-1")
+    artifact = reported(success(one.digest, config={"sound": one.config, "another": two.config, "none": b""}[sent]))
+    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=number, success=artifact), 1000)
+    read: list[str] = []
+    real = Layout.open_blob
+    monkeypatch.setattr(Layout, "open_blob", lambda self, name, digest: read.append(digest) or real(self, name, digest))
+    assert attempt(pool(world, registry))
+    row = world.row(build)
+    assert row["status"] == "SUCCEEDED" and "config" not in json.loads(row["artifact"])
+    assert read == ([] if sent == "sound" else [one.config_digest])
+
+
+def test_a_config_that_is_too_long_is_left_to_be_read() -> None:
+    assert reported(success(config=b"x" * materials.CONFIG_BYTES)).config
+    assert not reported(success(config=b"x" * (materials.CONFIG_BYTES + 1))).config
 
 
 def lines(world: World, build: str) -> list[Any]:

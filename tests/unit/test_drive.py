@@ -26,7 +26,7 @@ from builder.plan import Toolchain
 from tests.attempt_fixtures import Clock, MemoryCalls, grant_of, node_at
 
 FAILED = Outcome(failure=BuildError("CompileFailed", "no"))
-PUSHED = Outcome(artifact=Artifact(digest="sha256:0", summary=""))
+PUSHED = Outcome(artifact=Artifact(digest="sha256:0", summary="", config=b"{}"))
 LONG_S = 60.0
 
 
@@ -39,9 +39,9 @@ def own(
     takes: bool = False,
     **settings: object,
 ) -> Close:
-    """Drive one claim through `work` to its end; nothing of it may stay on the disk. `takes`: lines in other calls."""
+    """Drive one claim through `work` to its end; nothing of it may stay on the disk. `takes`: all that a grant may."""
     node = node_at(folder, calls, settings=settings)
-    grant = grant_of(lease_ms=lease_ms, takes_last_lines=takes, takes_planned_lines=takes)
+    grant = grant_of(lease_ms=lease_ms, takes_last_lines=takes, takes_planned_lines=takes, takes_config=takes)
     with driving(node, grant) as attempt:
         with work_folder(attempt):
             outcome = work(attempt)
@@ -314,14 +314,42 @@ def test_a_control_process_that_knows_no_lines_in_a_finish_gets_them_before(tmp_
 
     class Earlier(MemoryCalls):
         def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
-            if request.lines:
-                raise Refused("INVALID_ARGUMENT: lines: there is no such field")
+            if request.lines or request.success.config:
+                raise Refused("INVALID_ARGUMENT: there is no such field")
             return super().finish(request)
 
     calls = Earlier()
     assert own(tmp_path, calls, says(3, PUSHED), takes=True) is Close.FINISH
     assert batches == [3] and calls.kept["b"] == ["line 0", "line 1", "line 2"]
     assert [request.success.digest for request in calls.finished] == ["sha256:0"]
+
+
+@pytest.mark.parametrize("takes", [False, True])
+def test_the_config_travels_with_the_finish_where_it_is_taken(tmp_path: Path, takes: bool) -> None:
+    calls = MemoryCalls()
+    assert own(tmp_path, calls, says(0, PUSHED), takes=takes) is Close.FINISH
+    assert [one.success.config for one in calls.finished] == [b"{}" if takes else b""]
+
+
+def test_a_control_process_that_knows_no_config_in_a_finish_reads_it(tmp_path: Path) -> None:
+    class Earlier(MemoryCalls):
+        def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
+            if request.success.config:
+                raise Refused("INVALID_ARGUMENT: success.config: there is no such field")
+            return super().finish(request)
+
+    calls = Earlier()
+    assert own(tmp_path, calls, says(0, PUSHED), takes=True) is Close.FINISH
+    assert [one.success.digest for one in calls.finished] == ["sha256:0"]
+
+
+def test_a_finish_that_is_refused_for_itself_is_an_error(tmp_path: Path) -> None:
+    class Refusing(MemoryCalls):
+        def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
+            raise Refused("INVALID_ARGUMENT: digest")
+
+    with pytest.raises(Refused, match="digest"):
+        own(tmp_path, Refusing(), says(3, PUSHED), takes=True)
 
 
 def test_a_lost_claim_sends_no_last_lines(tmp_path: Path) -> None:

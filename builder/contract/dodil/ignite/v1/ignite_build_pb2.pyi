@@ -1753,6 +1753,7 @@ class ClaimBuildResponse(_message.Message):
     REBASED_FIELD_NUMBER: _builtins.int
     TAKES_LAST_LINES_FIELD_NUMBER: _builtins.int
     TAKES_PLANNED_LINES_FIELD_NUMBER: _builtins.int
+    TAKES_CONFIG_FIELD_NUMBER: _builtins.int
     DEFAULT_VERSIONS_FIELD_NUMBER: _builtins.int
     granted: _builtins.bool
     refused_because: _builtins.str
@@ -1767,6 +1768,8 @@ class ClaimBuildResponse(_message.Message):
     """Finish takes `lines`; a control side of an earlier version refuses the field."""
     takes_planned_lines: _builtins.bool
     """Planned takes `log_count` and `lines`; a control side of an earlier version refuses the fields."""
+    takes_config: _builtins.bool
+    """Finish takes `config` of an artifact; a control side of an earlier version refuses the field."""
     @_builtins.property
     def request(self) -> Global___CreateBuildRequest:
         """Without the source's bytes, which are in `source` if anywhere."""
@@ -1808,11 +1811,12 @@ class ClaimBuildResponse(_message.Message):
         rebased: Global___RebasedImage | None = ...,
         takes_last_lines: _builtins.bool = ...,
         takes_planned_lines: _builtins.bool = ...,
+        takes_config: _builtins.bool = ...,
         default_versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "limits", b"limits", "rebased", b"rebased", "request", b"request", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "default_versions", b"default_versions", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "rebased", b"rebased", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check", "takes_last_lines", b"takes_last_lines", "takes_planned_lines", b"takes_planned_lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "default_versions", b"default_versions", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "rebased", b"rebased", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check", "takes_config", b"takes_config", "takes_last_lines", b"takes_last_lines", "takes_planned_lines", b"takes_planned_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2353,6 +2357,7 @@ class BuiltArtifact(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     TAG_REFERENCE_FIELD_NUMBER: _builtins.int
     MATERIALS_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
     START_CHECK_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """Of the manifest that the attempt's tag points at."""
@@ -2362,6 +2367,10 @@ class BuiltArtifact(_message.Message):
     """Of manifest, config and layers, as the control side reads them in the manifest. Not read in a finish."""
     tag_reference: _builtins.str
     """Of a prebuilt image, the tag that it was resolved from. Not read in a finish."""
+    config: _builtins.bytes
+    """Of a finish: the bytes of the config that the manifest names, up to 64 KiB. They count by their digest alone; without
+    them the control side reads the config in the registry.
+    """
     @_builtins.property
     def materials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Material]: ...
     @_builtins.property
@@ -2374,11 +2383,12 @@ class BuiltArtifact(_message.Message):
         size_bytes: _builtins.int = ...,
         tag_reference: _builtins.str = ...,
         materials: _abc.Iterable[Global___Material] | None = ...,
+        config: _builtins.bytes = ...,
         start_check: Global___StartCheck | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_check", b"start_check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "materials", b"materials", "reference", b"reference", "size_bytes", b"size_bytes", "start_check", b"start_check", "tag_reference", b"tag_reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "digest", b"digest", "materials", b"materials", "reference", b"reference", "size_bytes", b"size_bytes", "start_check", b"start_check", "tag_reference", b"tag_reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
