@@ -69,11 +69,11 @@ def _provided(attempt: Attempt, plan: Plan) -> Provided:
 
 def _units(node_dir: Path, sources: Iterable[Path]) -> Iterator[str]:
     """The unpacked roots and copies of the node that these are of, or below."""
-    for kind, folder in (("roots", node_dir / "bases/rootfs"), ("toolchains", node_dir / "toolchains")):
-        top = folder.resolve()
-        for source in sources:
-            if source.resolve().is_relative_to(top):
-                yield f"{kind}/{source.resolve().relative_to(top).parts[0]}"
+    tops = (("roots", (node_dir / "bases/rootfs").resolve()), ("toolchains", (node_dir / "toolchains").resolve()))
+    for place in (source.resolve() for source in sources):
+        for kind, top in tops:
+            if place.is_relative_to(top):
+                yield f"{kind}/{place.relative_to(top).parts[0]}"
 
 
 def report_key(
