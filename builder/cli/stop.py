@@ -113,6 +113,13 @@ def refused_call(code: str, message: str, detail: dict[str, object]) -> Stop:
     )
 
 
+def refused_by_machine(stop: Stop) -> Stop:
+    """A refusal of the services in this process. Ours is 75: there is no server that could be lost."""
+    if stop.error_class == str(ErrorClass.PLATFORM):
+        stop.exit_code = EXIT_CODES[ErrorClass.PLATFORM]
+    return stop
+
+
 def refused_here(error: BuildError) -> Stop:
     """A failure met before there is a build. The request's fault: the contract's table; theirs 1; ours 75."""
     exits_by_call = error.error_class is ErrorClass.CLIENT
