@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from builder.store import outbox
 from builder.store.engine import open_store
 from tests import uids
 from tests.build_fixtures import GATED, PYTHON_WITH_A_WHEEL, let_go, processes_of, small_disk, until
-from tests.program_fixtures import PATIENCE_S, Program, Ran, ended, processes_that_name
+from tests.program_fixtures import PATIENCE_S, PROGRAM, Program, Ran, ended, processes_that_name
 
 pytestmark = pytest.mark.e2e
 
@@ -200,6 +201,27 @@ def test_a_failing_build_says_whose_fault(home: Program, tmp_path: Path) -> None
     assert (refused.code, refused.out) == (2, "") and "SourceEmpty" in refused.err
     named = home.run("get", "zzzzzzzz")
     assert named.code == 5 and "no build starts with" in named.err
+    assert_nothing_left(home)
+
+
+def test_a_machine_that_gives_too_few_open_files_is_named_however_few_they_are(home: Program, tmp_path: Path) -> None:
+    """Where SQLite itself gets too few it keeps to itself why."""
+    (tmp_path / "source").mkdir()
+    source, short = script(tmp_path / "source"), tmp_path / "short"
+    ended_in = list[str]()
+    for most in range(10, 200, 2):
+        short.write_text(f'#!/bin/sh\nulimit -n {most}\nexec {PROGRAM} "$@"\n')
+        short.chmod(0o755)
+        ran = replace(home, executable=str(short)).run("build", source, "--no-cache")
+        if ran.code == 0:
+            break
+        assert ran.code == 75 and "the worker's own log" not in ran.err, (most, ran)
+        if "the store does not answer: unable to open database file" not in ran.err:
+            assert "this machine gives this process no more open files" in ran.err, (most, ran)
+            assert "Raise the limit (ulimit -n)" in ran.err, (most, ran.err)
+        ended_in.append("FAILED" if "FAILED" in ran.err else "REFUSED")
+    assert_built(ran)
+    assert set(ended_in) == {"FAILED", "REFUSED"}
     assert_nothing_left(home)
 
 
