@@ -10,6 +10,7 @@ code all come from `REASONS`; nothing else lists them.
 from __future__ import annotations
 
 import enum
+import errno
 from dataclasses import dataclass
 
 
@@ -252,3 +253,27 @@ class PlatformError(BuildError):
     ) -> None:
         super().__init__(reason, message, where=where, said=said)
         self.retry_after_ms = retry_after_ms
+
+
+_FILES = ("open files", "Raise the limit (ulimit -n), or end what holds many.")
+_LIMITS = {
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EAGAIN: ("processes or threads", "Raise the limit (ulimit -u, pids of its container), or end what runs."),
+    errno.ENOMEM: ("memory", "Raise the limit (ulimit -v, that of its container), or end what holds much."),
+}
+"""What a machine answers when it gives a process no more of something: what that is, and what mends it."""
+
+
+def limit_of(error: BaseException) -> BuildError | None:
+    """Internal, with what mends it, where a limit of this process or machine ended something: open files, processes,
+    threads, memory. None for any other error."""
+    number = error.errno if isinstance(error, OSError) else 0
+    if isinstance(error, MemoryError):
+        number = errno.ENOMEM
+    elif isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        number = errno.EAGAIN
+    if number not in _LIMITS:
+        return None
+    what, step = _LIMITS[number]
+    return BuildError("Internal", f"this machine gives this process no more {what}", next=step)

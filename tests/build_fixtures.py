@@ -7,6 +7,7 @@ import io
 import json
 import os
 import socket
+import subprocess
 import tarfile
 import time
 import zipfile
@@ -355,6 +356,17 @@ def let_go(node: Path) -> None:
         with contextlib.suppress(OSError):  # an attempt that has ended meanwhile
             (out / "go").touch()
             _RELEASED.add(out)
+
+
+@contextmanager
+def small_disk(folder: Path, mib: int) -> Iterator[None]:
+    """A tmpfs at `folder`, which root alone can mount."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def zip_of(files: Files) -> bytes:

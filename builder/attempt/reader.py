@@ -6,6 +6,7 @@ archive `ArchiveTooLarge`, for the output of a step `StepFailed`. A reader that 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -153,11 +154,14 @@ class Readers:
         """The pidfd of the reader; None where the process that forks readers is gone, and with it the reader."""
         reader = self._reader
         if reader is not None and reader.handle is None and self._control is not None:
+            flags = 0
             with suppress(OSError):
-                handles = socket.recv_fds(self._control, 16, 1, socket.MSG_CMSG_CLOEXEC)[1]
+                _, handles, flags, _ = socket.recv_fds(self._control, 16, 1, socket.MSG_CMSG_CLOEXEC)
                 reader.handle = handles[0] if handles else None
             if reader.handle is None:
                 self.close()
+            if flags & socket.MSG_CTRUNC:  # the kernel had no descriptor for it (recvmsg(2))
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return reader.handle if reader is not None else None
 
     def _ended(self) -> int:

@@ -198,12 +198,14 @@ def _cut_off(control: socket.socket) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(nothing, standard)
     kept = control.fileno()
     os.closerange(3, kept)
     os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    nothing = os.open(os.devnull, os.O_RDWR)  # now that there is room for it, however many the owner has
+    for standard in range(3):
+        os.dup2(nothing, standard)
+    if nothing > 2:  # an owner may have started without one of the three
+        os.close(nothing)
 
 
 def _read(

@@ -180,7 +180,8 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
                 launcher=step_launcher(settings),
             )
         except PlatformError as error:
-            raise of_sandbox(attempt, error) from error
+            found = of_sandbox(attempt, error)
+            raise found from (None if found is error else error)  # nothing is its own cause
     for line in egress.summary_lines() if egress else ():
         attempt.log.system(line)
     reason = result.reason or ""

@@ -2,7 +2,7 @@
 
 Two questions, each asked in one place of the line: what an error that is no `BuildError` means (`of_error`), and what a
 failed step means before its output is read (`of_step`). Whether a full disk ended git is asked where git runs
-(`of_room`).
+(`of_room`), and whether a limit of this machine ended anything at the end of the line (`of_limit`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from builder.attempt.attempt import DISCARDED, Attempt
 from builder.claims.outcome import Outcome
-from builder.errors import BuildError, ErrorClass, PlatformError
+from builder.errors import BuildError, ErrorClass, PlatformError, limit_of
 from builder.pipelines.base import Manifested
 from builder.pipelines.private import PORT
 from builder.plan import Diagnosis, Plan, Step
@@ -54,13 +54,15 @@ _BROKEN = re.compile(
 
 
 def of_error(attempt: Attempt, error: Exception) -> BuildError | None:
-    """The reason of a disk or a cache that failed beneath our own code; None for any other error.
+    """The reason of a disk, a cache or a limit that ended our own code; None for any other error.
 
     Nothing here recurses but readers of the source, so an end of the stack is the source's.
     """
     for each in _chain(error):
         if isinstance(each, RecursionError):
             return BuildError("ManifestInvalid", "a file of the source is nested too deeply to be read")
+        if limit := limit_of(each):
+            return limit
         if not isinstance(each, OSError):
             continue
         if each.errno in FULL or (isinstance(each, shutil.Error) and _FULL.search(str(each)[:LINE_LIMIT])):
@@ -79,6 +81,16 @@ def of_fault(attempt: Attempt, error: Exception) -> Outcome:
     why = f" ({os.strerror(error.errno)})" if isinstance(error, OSError) and error.errno else ""  # the kernel's words
     message = f"{type(error).__name__}{why} in the builder; the worker's own log has the trace"
     return Outcome(failure=BuildError("Internal", message), unexpected=repr(error))
+
+
+def of_limit(error: BuildError) -> BuildError:
+    """The same error, or the limit of this process or machine that ended what it is of: whoever met it first has the
+    kernel's words, or a reason of their own."""
+    found = [limit for each in _chain(error) if (limit := limit_of(each))]
+    if not found or error.error_class is not ErrorClass.PLATFORM:
+        return error
+    found[0].phase = error.phase
+    return found[0]
 
 
 def of_sandbox(attempt: Attempt, error: PlatformError) -> PlatformError:

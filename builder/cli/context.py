@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from builder.cli.connection import again_text, retry_text
 from builder.cli.options import Common
 from builder.cli.safe import shown
-from builder.cli.stop import missing_here, mistake, refused_call, refused_here, unwritten
+from builder.cli.stop import missing_here, mistake, refused_by_machine, refused_call, refused_here, unwritten
 from builder.cli.terminal import (
     ASCII,
     MAX_COLUMNS,
@@ -213,7 +213,7 @@ class Context:
             return
 
         def refused(status: Status) -> Exception:
-            return refused_call(status.code, status.message, dict(status.detail))
+            return refused_by_machine(refused_call(status.code, status.message, dict(status.detail)))
 
         try:
             readers = None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from builder.errors import EXIT_CANCELLED, EXIT_CODES, REASONS, BuildError, ErrorClass
+from builder.errors import EXIT_CANCELLED, EXIT_CODES, REASONS, BuildError, ErrorClass, limit_of
 
 PROG = "ignite-builder"
 OK = 0
@@ -60,15 +60,6 @@ DISK_ERRORS = frozenset(
     }
 )
 """What a machine answers whose disk is full, read-only or broken, or whose folder is another user's."""
-
-_FILES = ("open files", "Raise the limit (ulimit -n), or end what holds many.")
-LIMIT_ERRORS = {
-    errno.EMFILE: _FILES,
-    errno.ENFILE: _FILES,
-    errno.EAGAIN: ("processes or threads", "Raise the limit (ulimit -u, pids of its container), or end what runs."),
-    errno.ENOMEM: ("memory", "Raise the limit (ulimit -v, that of its container), or end what holds much."),
-}
-"""What a machine answers when it gives a process no more of something: what that is, and what mends it."""
 
 
 class Stop(Exception):
@@ -120,6 +111,13 @@ def refused_call(code: str, message: str, detail: dict[str, object]) -> Stop:
         where=_text(detail, "where"),
         next=_text(detail, "hint") or (row.hint if row else "") or _NEXT.get(code, ""),
     )
+
+
+def refused_by_machine(stop: Stop) -> Stop:
+    """A refusal of the services in this process. Ours is 75: there is no server that could be lost."""
+    if stop.error_class == str(ErrorClass.PLATFORM):
+        stop.exit_code = EXIT_CODES[ErrorClass.PLATFORM]
+    return stop
 
 
 def refused_here(error: BuildError) -> Stop:
@@ -228,20 +226,9 @@ def no_temporary(error: OSError) -> Stop:
 
 
 def of_limit(error: Exception) -> Stop | None:
-    """What an error means whose cause is a limit of this process or machine: open files, processes, memory. None for
-    any other."""
-    if isinstance(error, OSError):
-        lacking = LIMIT_ERRORS.get(error.errno or 0)
-    elif isinstance(error, MemoryError):
-        lacking = LIMIT_ERRORS[errno.ENOMEM]
-    elif isinstance(error, RuntimeError) and str(error) == "can't start new thread":
-        lacking = LIMIT_ERRORS[errno.EAGAIN]
-    else:
-        lacking = None
-    if lacking is None:
-        return None
-    what, step = lacking
-    return _of_machine("Internal", f"this machine gives this process no more {what}", where="", next=step)
+    """What an error means that a limit of this process or machine is; None for any other."""
+    limit = limit_of(error)
+    return _of_machine("Internal", limit.message, where="", next=limit.next) if limit else None
 
 
 def of_store(why: str, *, full: bool, where: str) -> Stop:

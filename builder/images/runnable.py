@@ -40,10 +40,11 @@ def require_runnable(run: Any, image: str) -> Mapping[str, Any]:
 
 
 def user_of(user: str) -> tuple[int, int]:
-    """The uid and gid that an app is started as here, by the user of its image; where that is no number, `OWN_USER`."""
+    """The uid and gid that an app is started as here, by the user of its image alone: what its files have to that user
+    is in `sandbox/users.py`. Where it is no number, `OWN_USER`."""
     uid, _, gid = user.partition(":")
     is_numeric = re.fullmatch("[0-9]{1,10}(:[0-9]{0,10})?", user) is not None
-    return (int(uid), int(gid or uid)) if is_numeric else OWN_USER
+    return (int(uid), int(gid or 0)) if is_numeric else OWN_USER
 
 
 def violated(image: str, where: str, why: str) -> BuildError:

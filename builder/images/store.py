@@ -226,13 +226,19 @@ def layers_of(
 
 
 def pull(
-    source: Destination, repository: str, digest: str, folder: Path, most_unpacked: int = MOST_UNPACKED
+    source: Destination,
+    repository: str,
+    digest: str,
+    folder: Path,
+    most_unpacked: int = MOST_UNPACKED,
+    who: Callable[[Path, str], tuple[int, int]] = lambda root, user: user_of(user),
 ) -> dict[str, Any] | None:
     """Unpack the image of `digest` into `folder`/root, for its user; returns its config. The layers' blobs stay in
     `folder`.
 
     None for a component, which is `folder`/component.wasm then. `most_unpacked`: bytes that its layers, packed or
-    unpacked, may take.
+    unpacked, may take. `who` is the uid and gid of the config's user in an unpacked root; where they are others than
+    its text alone gives (`user_of`), the image is unpacked once more, for them: no root keeps the owners of its files.
 
     Raises `BuildError` SourceNotFound when it is absent, ImageContractViolated for what is no image, and as
     `Destination.open_blob` and `unpack_image` do.
@@ -269,7 +275,11 @@ def pull(
     for one in layers:
         taken += _download(source, repository, one.digest, one.path, most_unpacked, taken)
     try:
-        unpack_image(layers, folder / "root", limit=most_unpacked, reader=user_of(run.get("User") or ""))
+        user, root = run.get("User") or "", folder / "root"
+        unpack_image(layers, root, limit=most_unpacked, reader=user_of(user))
+        if (found := who(root, user)) != user_of(user):
+            shutil.rmtree(root)
+            unpack_image(layers, root, limit=most_unpacked, reader=found)
     except LayerDamaged as error:  # each blob is what its digest says, so it was pushed so
         raise _no_image(f"{name} cannot be unpacked: {error.message}") from error
     except BuildError as error:

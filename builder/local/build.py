@@ -72,13 +72,14 @@ class Owner:
                 loading.set()
                 threading.Thread(target=self._load, name="load", daemon=True).start()
 
+        self._calls = ServiceCalls(WorkerService(here.parts, with_claim_bytes=0))
         apart = Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12]
         blank = require_fence(settings, apart)
         self._stack = ExitStack()
         self._stack.callback(readers.close)
         self.node = Node(
             settings=settings,
-            calls=ServiceCalls(WorkerService(here.parts, with_claim_bytes=0)),
+            calls=self._calls,
             catalog=here.parts.catalog,
             known=here.known,
             toolchains=toolchains_of(settings),
@@ -151,9 +152,14 @@ class Owner:
         sweeps.expire_gone(self.here.store, NODE, is_gone)
 
     def build(self, build_id: str) -> None:
-        """Do what brings the build to its end, or wait for who does it. Returns once it is terminal."""
+        """Do what brings the build to its end, or wait for who does it. Returns once it is terminal.
+
+        Raises what the store raises that does not answer. The build is there for the next process then.
+        """
         store, changes = self.here.store, self.here.changes
         while True:
+            if self._calls.gone is not None:
+                raise self._calls.gone
             seen = changes.generation
             row = builds.by_id(store, build_id)
             if row is None or row["status"] in TERMINAL:

@@ -34,7 +34,7 @@ LEAVE_S = 3.0
 
 class LocalClient:
     """`BuildService` over the store of the data folder. A refused call raises what `as_error` makes of it; a fault of
-    ours stays what it is.
+    ours, and a store that does not answer, stay what they are.
 
     With `readers` this process is also the owner of what it creates.
     """
@@ -175,7 +175,7 @@ class LocalClient:
             yield
         except Exception as error:
             status = status_of(error)
-            if status.mark:  # a fault of ours: its trace goes into the report
+            if status.mark or status.outage:  # a fault of ours: its trace goes into the report; a disk: no server's
                 raise
             raise self._as_error(status) from None
 

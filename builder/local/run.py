@@ -31,7 +31,7 @@ from builder.images.layout import Layout
 from builder.images.reference import parse
 from builder.images.runnable import user_of, violated
 from builder.images.store import COMPONENT, pull
-from builder.sandbox import app
+from builder.sandbox import app, users
 from builder.settings import Settings
 from builder.text import visible
 from builder.tls import plain_transport
@@ -169,7 +169,8 @@ def _artifact(
     settings: Settings, build: pb.Build, home: Path, work: Path, env: Mapping[str, str]
 ) -> tuple[sandbox.Command, sandbox.Root]:
     """The artifact below `home`, and what starts it: its own program, or for a component wasmtime."""
-    config = _pulled(settings, build, home)
+    name = f"{build.repository}@{build.image_digest}"
+    config = _pulled(settings, build, home, lambda rootfs, user: _user_in(rootfs, user, name))
     if config is None:
         component = home / COMPONENT
         component.chmod(0o644)
@@ -180,10 +181,9 @@ def _artifact(
     root = sandbox.Root(rootfs=home / "root")
     image_env = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
     workdir = config.get("WorkingDir") or "/"
-    name = f"{build.repository}@{build.image_digest}"
     if not app.has_folder(home / "root", workdir):
         raise violated(name, "config.WorkingDir", f"is a folder that is not in it: {visible(workdir, limit=100)}")
-    user = user_of(config.get("User") or "")
+    user = _user_in(home / "root", config.get("User") or "", name)
     if closed := app.closed_folder(home / "root", workdir):
         shown = [visible(each, limit=100) for each in (workdir, closed)]
         raise violated(name, "config.WorkingDir", f"is {shown[0]}, and its user {user[0]} may not enter {shown[1]}")
@@ -198,7 +198,19 @@ def _artifact(
     return command, root
 
 
-def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any] | None:
+def _user_in(rootfs: Path, user: str, image: str) -> tuple[int, int]:
+    """Who the app is by its image; where that names no user, who the apps of our own bases are."""
+    if not user or user.startswith(":"):
+        return user_of(user)
+    try:
+        return users.user_in(rootfs, user)
+    except LookupError as error:
+        raise violated(image, "config.User", f"is {visible(user, limit=100)}, {error}") from None
+
+
+def _pulled(
+    settings: Settings, build: pb.Build, home: Path, who: Callable[[Path, str], tuple[int, int]]
+) -> dict[str, Any] | None:
     """`pull` from the settings' registry; without one from where the record places the artifact.
 
     A login, and leave to go without TLS, are for the registry that the settings name, never for a host that only a
@@ -215,7 +227,7 @@ def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any] |
         ca_bundle=settings.ca_bundle,
     )
     try:
-        return pull(target, repository, build.image_digest, home, settings.unpacked_image_bytes)
+        return pull(target, repository, build.image_digest, home, settings.unpacked_image_bytes, who)
     except BuildError as error:
         if error.reason not in ("SourceNotFound", "RegistryRefused"):
             raise

@@ -270,12 +270,16 @@ def do_work(attempt: Attempt, line: Callable[[Attempt], Outcome] = run_build) ->
         with work_folder(attempt):
             outcome = line(attempt)
             if outcome.failure:
-                from builder.attempt.verdict import of_full
+                from builder.attempt.verdict import of_full, of_limit
 
-                outcome = replace(outcome, failure=of_full(attempt, outcome.failure))
+                outcome = replace(outcome, failure=of_full(attempt, of_limit(outcome.failure)))
             return outcome
     except BuildError as error:  # of the fence
-        return _left(attempt, outcome, error) if outcome.job else Outcome(failure=error)
+        if outcome.job:
+            return _left(attempt, outcome, error)
+        from builder.attempt.verdict import of_limit
+
+        return Outcome(failure=of_limit(error))
     except OSError as error:
         if outcome.job:
             return _left(attempt, outcome, error)

@@ -39,8 +39,9 @@ SUB_PATH = Argument(
 )
 START = Argument(
     name="start",
-    meaning="the whole command that starts the artifact, as a JSON list of words, over whatever the plan chooses",
-    example='["./app", "serve"]',
+    meaning="the whole command that starts the artifact, as a JSON list of words, over whatever the plan chooses; "
+    "`$NAME`, `${NAME}` and `${NAME:-default}` are replaced where it runs",
+    example='["./app", "serve", "--listen=:$PORT"]',
 )
 FILES = Argument(
     name="files",

@@ -16,6 +16,7 @@ from builder.sandbox import processes
 from builder.sandbox.compose import NEVER_FROM_IMAGE, OUR_FOLDERS, resolve_inside
 from builder.sandbox.fence import TMPFS
 from builder.sandbox.shapes import Command, Limits, Root
+from builder.sandbox.users import home_in
 
 PORT = 8642
 """$PORT inside: a process without capabilities cannot bind the platform's 80 here. No framework has it as its default:
@@ -23,9 +24,6 @@ an app that does not read $PORT must not seem to."""
 MEMORY = 512 * 1024 * 1024
 LISTEN = "0A"
 """The state of a listening socket (linux/net/tcp_states.h), as proc(5), net/tcp, prints it."""
-PASSWD_BYTES = 64 * 1024
-PASSWD_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""The image is a stranger's: a pipe in the place of the file must not be waited for."""
 Address = tuple[str, int]
 
 _PANIC = re.compile(r"panic: |fatal error: |runtime error: ")
@@ -45,29 +43,13 @@ def command(
     entrypoint: Sequence[str], env: Mapping[str, str], *, cwd: str, user: tuple[int, int], root: Root, work: Path
 ) -> Command:
     """What to run, as this uid and gid of the image, with its home and $PORT."""
-    home = {"HOME": home_of(root.rootfs, user[0]), "PORT": str(PORT)}
+    home = {"HOME": home_in(root.rootfs, user[0]) if root.rootfs else "/", "PORT": str(PORT)}
     return Command(argv=tuple(entrypoint), work=work, env={**home, **env}, cwd=cwd or "/", user=user)
 
 
 def limits(wall_ms: int) -> Limits:
     """Those of a small instance."""
     return Limits(memory=MEMORY, cpus=1.0, pids=256, disk=64 * 1024 * 1024, wall_ms=wall_ms)
-
-
-def home_of(rootfs: Path | None, uid: int) -> str:
-    """The home that the first `PASSWD_BYTES` of the image's passwd give a user; "/", as container runtimes have it,
-    where they give none, or the image has no such file."""
-    if rootfs is None:
-        return "/"
-    try:
-        path = rootfs / resolve_inside(rootfs, "/etc/passwd").lstrip("/")
-        with open(os.open(path, PASSWD_FLAGS), "rb") as file:
-            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            text = file.read(PASSWD_BYTES).decode("utf-8", "replace") if is_file else ""
-    except OSError:
-        return "/"
-    rows = (line.split(":") for line in text.splitlines() if "\0" not in line)
-    return next((row[5] for row in rows if len(row) == 7 and row[2] == str(uid) and row[5].startswith("/")), "/")
 
 
 def closed_folder(rootfs: Path, path: str) -> str:

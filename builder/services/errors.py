@@ -91,6 +91,13 @@ def is_store_outage(error: Exception) -> bool:
     )
 
 
+def is_of_files(error: Exception) -> bool:
+    """Whether an outage is of the files of a SQLite store: full, broken, closed to this user. Unlike a lock it does not
+    pass because another process ends its transaction."""
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+    return is_store_outage(error) and bool(name) and not name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def is_store_full(error: Exception) -> bool:
     """Whether it is the disk of the store that takes no more."""
     return is_full(error)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -16,7 +14,7 @@ from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.local.embedded import free_port, private_redis
 from tests import uids
-from tests.build_fixtures import TERMINAL, until
+from tests.build_fixtures import TERMINAL, small_disk, until
 from tests.program_fixtures import Program, serving
 
 pytestmark = pytest.mark.e2e
@@ -26,17 +24,6 @@ SMALL_MIB = 8
 SERVER_PY = "open('/work/out/server.py', 'w').write('print(1)')\n"
 FILLS = "open('/work/out/x', 'wb').write(bytes(24 << 20))\n" + SERVER_PY
 """A step that needs more than the small disk has."""
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A tmpfs at `folder`."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_MIB}m", "tmpfs", str(folder)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_builds_end_well_on_the_other_node_and_the_full_one_takes_no_more(
@@ -75,7 +62,7 @@ def test_builds_end_well_on_the_other_node_and_the_full_one_takes_no_more(
             works.append(
                 Program(folder / f"of-{name}", shared | mine | {"build_uid": str(uids.NODE + 10 + 5 * number)})
             )
-        stack.enter_context(small_disk(folder / "small" / "work"))
+        stack.enter_context(small_disk(folder / "small" / "work", SMALL_MIB))
         making = Program(folder / "bases", {"node_dir": str(folder / "large")})
         assert making.run("bases", "build", "python-3.11").code == 0
         _, said = stack.enter_context(serving(control, "serve"))

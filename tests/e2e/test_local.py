@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import outbox
 from builder.store.engine import open_store
 from tests import uids
-from tests.build_fixtures import GATED, PYTHON_WITH_A_WHEEL, let_go, processes_of, until
-from tests.program_fixtures import PATIENCE_S, Program, Ran, ended, processes_that_name
+from tests.build_fixtures import GATED, PYTHON_WITH_A_WHEEL, let_go, processes_of, small_disk, until
+from tests.program_fixtures import PATIENCE_S, PROGRAM, Program, Ran, ended, processes_that_name
 
 pytestmark = pytest.mark.e2e
 
@@ -201,6 +202,63 @@ def test_a_failing_build_says_whose_fault(home: Program, tmp_path: Path) -> None
     named = home.run("get", "zzzzzzzz")
     assert named.code == 5 and "no build starts with" in named.err
     assert_nothing_left(home)
+
+
+def test_a_machine_that_gives_too_few_open_files_is_named_however_few_they_are(home: Program, tmp_path: Path) -> None:
+    """Where SQLite itself gets too few it keeps to itself why."""
+    (tmp_path / "source").mkdir()
+    source, short = script(tmp_path / "source"), tmp_path / "short"
+    ended_in = list[str]()
+    for most in range(10, 200, 2):
+        short.write_text(f'#!/bin/sh\nulimit -n {most}\nexec {PROGRAM} "$@"\n')
+        short.chmod(0o755)
+        ran = replace(home, executable=str(short)).run("build", source, "--no-cache")
+        if ran.code == 0:
+            break
+        assert ran.code == 75 and "the worker's own log" not in ran.err, (most, ran)
+        if "the store does not answer: unable to open database file" not in ran.err:
+            assert "this machine gives this process no more open files" in ran.err, (most, ran)
+            assert "Raise the limit (ulimit -n)" in ran.err, (most, ran.err)
+        ended_in.append("FAILED" if "FAILED" in ran.err else "REFUSED")
+    assert_built(ran)
+    assert set(ended_in) == {"FAILED", "REFUSED"}
+    assert_nothing_left(home)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("free_kib", [0, 64, 160])
+def test_a_full_data_disk_ends_a_build_and_the_next_one_goes_on_with_it(
+    home: Program, tmp_path: Path, free_kib: int
+) -> None:
+    """No lease ends in the time that the test has, so it is not what the command waits for."""
+    data, filler = tmp_path / "data", tmp_path / "data/filler"
+    settings = {**home.settings, "data_dir": str(data), "source_free_bytes": "1", "lease_ms": "900000"}
+    full = Program(home.home, settings)
+    (tmp_path / "source").mkdir()
+    source = script(tmp_path / "source", GATED)
+    with small_disk(data, 64):
+        with full.started("build", source) as process:
+            heard(process, b"running now")
+            with suppress(OSError), filler.open("wb", 0) as file:
+                while True:
+                    file.write(bytes(1 << 12))
+            with filler.open("r+b") as file:
+                file.truncate(max(filler.stat().st_size - (free_kib << 10), 0))
+            let_go(node_of(home))
+            ran = ended(process)
+        assert ran.code == 75 and "NodeDiskFull" in ran.err and "LOST" not in ran.err, ran
+        assert "the store does not answer: database or disk is full" in ran.err or "disk is full" in ran.err
+        filler.unlink()
+        with full.started("build", source) as process:
+            assert until(lambda: let_go(node_of(home)) or process.poll() is not None)
+            assert_built(ended(process))
+        again, first = listed(full)
+        assert again.status == pb.BUILD_STATUS_SUCCEEDED
+        if first.status == pb.BUILD_STATUS_SUCCEEDED:  # else its record says that the disk was full
+            assert first.image_digest == again.image_digest
+        else:
+            assert first.failure.reason == "NodeDiskFull"
+        assert_nothing_left(home)
 
 
 def test_where_dev_runs_a_command_is_its_client(home: Program, kept: Path, tmp_path: Path) -> None:

@@ -182,6 +182,34 @@ def test_what_a_config_may_leave_out_is_taken(tmp_path: Path, config: dict[str, 
     assert found is not None and config.items() <= found.items()
 
 
+@pytest.mark.parametrize(("user", "mode"), [("7", 0o705), ("app", 0o705), ("other", 0o700)])
+def test_what_a_user_may_by_the_images_files_the_root_lets_all_others(tmp_path: Path, user: str, mode: int) -> None:
+    """A name says who it is once the files are there."""
+    made, registry = make_image(tmp_path / "w", layers=1), Layout(tmp_path / "registry")
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        entry = tarfile.TarInfo("srv")
+        entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, 0o700, 7, 8
+        tar.addfile(entry)
+    digest = changed(
+        made,
+        registry,
+        {"User": user},
+        content=content.getvalue(),
+        mediaType=PLAIN_TYPE,
+        diff_id=digest_of(content.getvalue()),
+    )
+    looked: list[Path] = []
+
+    def who(root: Path, name: str) -> tuple[int, int]:
+        looked.append(root / "srv")
+        assert looked[-1].is_dir()
+        return {"7": (7, 0), "app": (7, 8), "other": (9, 9)}[name]
+
+    pull(registry, "org/app", digest, tmp_path, who=who)
+    assert (tmp_path / "root/srv").stat().st_mode & 0o777 == mode and len(looked) == 1
+
+
 @pytest.mark.parametrize("kind", [PLAIN_TYPE, "application/vnd.docker.image.rootfs.diff.tar"])
 def test_a_pulled_layer_of_plain_tar_is_taken_as_one(tmp_path: Path, kind: str) -> None:
     made, registry = make_image(tmp_path / "w", layers=1), Layout(tmp_path / "registry")

@@ -14,7 +14,7 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.deno import lock as locks
 from builder.pipelines.deno.planning import MOD, STUB
 from builder.pipelines.deno.source import read_source
-from builder.plan import Network, Plan, Sees
+from builder.plan import Network, Output, Plan, Sees
 from builder.source.tree import DictTree
 from builder.toolchains.recipe import read_recipe
 
@@ -222,6 +222,10 @@ def test_who_serves(text: str, last: str) -> None:
 
 def test_a_start_command_overrules() -> None:
     assert plan({"main.ts": ""}, start='["/opt/deno/bin/deno", "run", "x.ts"]').output.entrypoint[1:] == ("run", "x.ts")
+    made = plan({"main.ts": ""}, start='["deno", "run", "x.ts", "--port=$PORT"]').output
+    assert isinstance(made, Output)
+    assert made.entrypoint[made.launcher - 2 :] == ("/ignite/start.js", "--", "deno", "run", "x.ts", "--port=$PORT")
+    assert made.program == "deno" and "/ignite" in [layer.dest for layer in made.layers]
 
 
 def test_the_configuration_keeps_what_decides_the_program_and_no_more() -> None:

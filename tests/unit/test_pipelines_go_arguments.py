@@ -6,11 +6,16 @@ import pytest
 
 from builder.pipelines import go
 from builder.pipelines.catalog import parse
-from builder.plan import Access
+from builder.plan import Access, Network, Sees
 from tests.unit.test_pipelines_go import MAIN, MOD, choice, planned, refused, target
 
 VERSIONED = "package main\n\nvar version, commit string\n\nfunc main() { println(version, commit) }\n"
 SOURCE = {"go.mod": MOD, "main.go": VERSIONED}
+DOWNLOADS = {
+    "go.mod": MOD + "\nrequire example.com/a v1.0.0\n",
+    "go.sum": "example.com/a v1.0.0 h1:x\nexample.com/a v1.0.0/go.mod h1:x\n",
+    "main.go": 'package main\n\nimport _ "example.com/a"\n\nfunc main() {}\n',
+}
 PAGES = SOURCE | {"templates/a.html": "a", "templates/b.html": "b", "run": "#!"}
 
 
@@ -86,6 +91,19 @@ def test_start_names_the_binary_or_a_file_beside_it() -> None:
     for program in ("sh", "/bin/sh", "../app", "./run"):
         error = refused(SOURCE, start=f'["{program}", "-c", "x"]')
         assert (error.reason, error.where) == ("InvalidRequest", "buildArgs.start"), program
+
+
+def test_a_start_command_with_variables_has_a_launcher_of_code_of_ours_alone() -> None:
+    for source, before in ((SOURCE, 0), (DOWNLOADS, 1)):
+        plain = planned(source, start='["./app", "$"]')
+        made = planned(source, start='["./app", "--listen=:$PORT"]')
+        assert made.output.entrypoint == ("/ignite/start", "--", "/app/app", "--listen=:$PORT")
+        assert made.output.program == "/app/app" and made.output.layers[0].dest == "/ignite"
+        launcher = made.steps[before]
+        assert (launcher.name, launcher.sees, launcher.network) == ("compile launcher", Sees.STUBS, Network.NONE)
+        assert launcher.cwd == "/work/fetch" and launcher.argv[-1] == "/work/fetch/ignite/start.go"
+        assert not launcher.runs_source and "ignite/start.go" in [one.path for one in made.stubs]
+        assert [step for step in made.steps if step != launcher] == list(plain.steps)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ The recordings in tests/golden/said/rust-* are of cargo 1.95.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -179,7 +180,7 @@ def test_rocket_gets_its_port_by_the_name_that_it_reads(files: dict[str, str]) -
     (source,) = [one.content for one in plan.stubs if one.path == "start.rs"]
     assert 'var_os("PORT")' in source
     assert isinstance(plan.output, Output)
-    assert plan.output.entrypoint == ("/ignite/start", "ROCKET_PORT", "/app/app")
+    assert plan.output.entrypoint == ("/ignite/start", "ROCKET_PORT=$PORT", "--", "/app/app")
     assert plan.output.env == (("ROCKET_ADDRESS", "0.0.0.0"),)
     assert plan.output.layers[0].source == "/work/out/ignite" and plan.output.layers[0].dest == "/ignite"
     assert choice(plan, "port") == ("ROCKET_PORT=$PORT", "it depends on rocket")
@@ -189,9 +190,26 @@ def test_a_start_command_of_rocket_is_started_with_its_port() -> None:
     source = {"Cargo.toml": PACKAGE + '[dependencies]\nrocket = "0.5"\n', "src/main.rs": MAIN}
     plan = planned(source, start='["./app", "serve"]')
     assert isinstance(plan.output, Output)
-    assert plan.output.entrypoint == ("/ignite/start", "ROCKET_PORT", "/app/app", "serve")
-    assert plan.output.program == "/app/app" and plan.to_json()["output"]["launcher"] == 2
+    assert plan.output.entrypoint == ("/ignite/start", "ROCKET_PORT=$PORT", "--", "/app/app", "serve")
+    assert plan.output.program == "/app/app" and plan.to_json()["output"]["launcher"] == 3
     assert "launcher" not in plan.effects()["output"], "the words say it all"
+
+
+@pytest.mark.parametrize("word", ["$PORT", "a${PORT}b", "${NAME:-x y}", "${NAME-}", "$_x"])
+def test_a_start_command_with_variables_has_a_launcher(word: str) -> None:
+    plan = planned({"Cargo.toml": PACKAGE, "src/main.rs": MAIN}, start=json.dumps(["./app", word]))
+    assert isinstance(plan.output, Output)
+    assert plan.output.entrypoint == ("/ignite/start", "--", "/app/app", word)
+    assert plan.output.program == "/app/app" and plan.output.env == ()
+    assert names(plan)[-2:] == ["compile launcher", "compile"] and "start.rs" in [one.path for one in plan.stubs]
+    assert plan.output.layers[0].dest == "/ignite"
+
+
+@pytest.mark.parametrize("word", ["serve", "$", "$1", "${}", "a$", "$(x)", "${NAME:?x}", "$-", "${NAME"])
+def test_a_start_command_without_a_variable_starts_as_it_is(word: str) -> None:
+    plan = planned({"Cargo.toml": PACKAGE, "src/main.rs": MAIN}, start=json.dumps(["./app", word]))
+    assert isinstance(plan.output, Output)
+    assert plan.output.entrypoint == ("/app/app", word) and "compile launcher" not in names(plan)
 
 
 def test_what_the_launcher_cannot_start_counts_as_absent() -> None:

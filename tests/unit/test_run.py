@@ -204,7 +204,7 @@ def test_an_artifact_that_is_not_there_names_the_setting(
 def test_an_app_has_the_images_user_and_home_and_the_variables_that_were_given(
     tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pulled(target: object, repository: str, digest: str, home: Path, most: int) -> dict[str, Any]:
+    def pulled(target: object, repository: str, digest: str, home: Path, *more: object) -> dict[str, Any]:
         (home / "root/etc").mkdir(parents=True)
         (home / "root/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/false\n")
         return {**CONFIG, "User": "7:8"}
@@ -253,7 +253,7 @@ def test_what_an_image_leaves_out_is_nothing(
 def test_a_folder_that_its_own_user_may_not_enter_is_the_images_fault(
     tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pulled(target: object, repository: str, digest: str, home: Path, most: int) -> dict[str, Any]:
+    def pulled(target: object, repository: str, digest: str, home: Path, *more: object) -> dict[str, Any]:
         (home / "root/srv/app").mkdir(parents=True)
         (home / "root/srv").chmod(0o700)
         return {**CONFIG, "User": "7:8", "WorkingDir": "/srv/app"}
@@ -266,6 +266,33 @@ def test_a_folder_that_its_own_user_may_not_enter_is_the_images_fault(
         pass
     assert caught.value.reason == "ImageContractViolated" and caught.value.where == "config.WorkingDir"
     assert "is /srv/app, and its user 7 may not enter /srv" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("user", "who"),
+    [("app", (7, 8)), ("7", (7, 8)), ("7:9", (7, 9)), ("", (65532, 65532)), (":8", (65532, 65532)), ("nobody", None)],
+)
+def test_an_app_is_who_its_images_files_say(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch, user: str, who: tuple[int, int] | None
+) -> None:
+    expected = who
+
+    def pulled(target: object, repository: str, digest: str, home: Path, most: int, who: Any) -> dict[str, Any]:
+        (home / "root/etc").mkdir(parents=True)
+        (home / "root/etc/passwd").write_text("app:x:7:8::/srv/app:/bin/sh\n")
+        assert who(home / "root", user) == expected
+        return {**CONFIG, "User": user}
+
+    app = play(App())
+    monkeypatch.setattr(runs, "pull", pulled)
+    if who:
+        with runs.started(settings(tmp_path), record()):
+            assert app.command.user == who
+        return
+    with pytest.raises(BuildError) as caught, runs.started(settings(tmp_path), record()):
+        pass
+    assert caught.value.reason == "ImageContractViolated" and caught.value.where == "config.User"
+    assert f"of acme/hello@{DIGEST} is nobody, a user that its /etc/passwd does not have" in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -287,7 +314,7 @@ def test_a_folder_that_its_own_user_may_not_enter_is_the_images_fault(
 def test_an_app_whose_folder_is_not_in_its_image_is_the_images_fault(
     tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch, workdir: str, is_there: bool
 ) -> None:
-    def pulled(target: object, repository: str, digest: str, home: Path, most: int) -> dict[str, Any]:
+    def pulled(target: object, repository: str, digest: str, home: Path, *more: object) -> dict[str, Any]:
         (home / "root/srv/app").mkdir(parents=True)
         (home / "root/srv/app/file").write_text("")
         (home / "root/tmp/in-the-image").mkdir(parents=True)

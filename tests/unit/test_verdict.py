@@ -12,17 +12,18 @@ import pytest
 
 from builder import build
 from builder.attempt import running, steps
-from builder.attempt.attempt import DISCARDED
+from builder.attempt.attempt import DISCARDED, Attempt
 from builder.attempt.steps import StepResult
-from builder.attempt.verdict import caches_of, of_error, of_fault, of_sandbox, of_step
+from builder.attempt.verdict import caches_of, of_error, of_fault, of_limit, of_sandbox, of_step
 from builder.claims.outcome import Outcome
 from builder.errors import BuildError, PlatformError
 from builder.node.drive import do_work
 from builder.node.floor import lacks
 from builder.pipelines import PIPELINES
 from builder.plan import Access, Cache, Detection, LayerSource, Network, Output, Plan, Sees, Step, Toolchain
-from builder.sandbox import Room
+from builder.sandbox import Room, Root
 from builder.settings import Settings
+from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import attempt_at
 
 ROOM = Room(bytes=1 << 40, inodes=1 << 20)
@@ -275,10 +276,70 @@ def test_a_cache_that_cannot_be_mounted_is_no_trouble_of_the_sandbox(tmp_path: P
 
 def test_a_fault_of_the_node_has_the_kernels_words_and_none_of_its_own(tmp_path: Path) -> None:
     attempt = attempt_at(tmp_path)
-    found = of_fault(attempt, OSError(errno.EMFILE, "hunter2", "/secret/path"))
+    found = of_fault(attempt, OSError(errno.EBADF, "hunter2", "/secret/path"))
     assert found.failure is not None and found.failure.reason == "Internal"
-    assert "OSError (Too many open files) in the builder" in found.failure.message
+    assert "OSError (Bad file descriptor) in the builder" in found.failure.message
     other = of_fault(attempt, ValueError("hunter2"))
     assert other.failure is not None and other.failure.message.startswith("ValueError in the builder")
     assert "hunter2" not in found.failure.message + other.failure.message
     assert "/secret" not in found.failure.message
+
+
+LIMITS = [
+    (OSError(errno.EMFILE, "hunter2", "/secret/path"), "no more open files", "ulimit -n"),
+    (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "no more processes or threads", "ulimit -u"),
+    (RuntimeError("can't start new thread"), "no more processes or threads", "ulimit -u"),
+    (MemoryError(), "no more memory", "ulimit -v"),
+]
+
+
+@pytest.mark.parametrize(("error", "words", "step"), LIMITS, ids=[repr(error) for error, _, _ in LIMITS])
+def test_a_limit_that_ends_a_build_is_the_machines_with_what_mends_it(
+    tmp_path: Path, error: Exception, words: str, step: str
+) -> None:
+    """Whoever met it first: our own code, or what makes a reason of its own of it."""
+
+    def raw(attempt: Attempt) -> Outcome:
+        return of_fault(attempt, error)
+
+    def reasoned(attempt: Attempt) -> Outcome:
+        with pytest.raises(PlatformError) as raised:
+            try:
+                raise error
+            except type(error):
+                raise PlatformError("SandboxUnavailable", "the command does not start") from None
+        raised.value.phase = "BUILD"
+        return Outcome(failure=raised.value)
+
+    for number, line in enumerate((raw, reasoned)):
+        (tmp_path / str(number)).mkdir()
+        attempt = attempt_at(tmp_path / str(number))
+        attempt.work = tmp_path / f"{number}/work/b-1"
+        found = do_work(attempt, line).failure
+        assert found is not None and (found.reason, found.retried, found.row.exit_code) == ("Internal", True, 75)
+        assert words in found.message and step in found.next and "secret" not in found.message
+    assert found is not None and found.phase == "BUILD"
+
+
+def test_a_fault_of_the_source_stays_one_whatever_limit_was_met_before(tmp_path: Path) -> None:
+    failed = BuildError("CompileFailed", "words")
+    failed.__context__ = OSError(errno.EMFILE, "words")
+    attempt = attempt_at(tmp_path)
+    attempt.work = tmp_path / "work/b-1"
+    assert do_work(attempt, lambda attempt: Outcome(failure=failed)).failure is failed
+
+
+def test_a_limit_that_keeps_a_step_from_starting_is_found_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*args: object, **options: object) -> None:
+        try:
+            raise OSError(errno.EMFILE, "Too many open files")
+        except OSError as error:
+            raise PlatformError("SandboxUnavailable", f"the command does not start: {error}") from None
+
+    monkeypatch.setattr(steps.sandbox, "run", run)
+    toolchain = Provided(base=None, root=Root(), digests={})
+    with pytest.raises(PlatformError) as raised:
+        steps.execute_step(attempt_at(tmp_path), toolchain, Step(name="compile", argv=("x",)))
+    assert of_limit(raised.value).message == "this machine gives this process no more open files"

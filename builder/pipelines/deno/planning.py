@@ -27,6 +27,7 @@ from builder.pipelines.deno.project import (
 )
 from builder.pipelines.deno.remote import Remote, remote_of
 from builder.pipelines.deno.versions import wanted_version
+from builder.pipelines.launcher import names_variables
 from builder.pipelines.limits import LOCK_LIMIT
 from builder.plan import (
     Access,
@@ -71,6 +72,12 @@ _MORE = {
     "write": "--allow-write",
 }
 _QUIET = (("DENO_NO_PROMPT", "1"), ("DENO_NO_UPDATE_CHECK", "1"))
+_LAUNCHER = (
+    RUN, "run", "--no-prompt", "--no-config", "--no-lock", "--no-npm", "--cached-only", "--allow-env", "--allow-ffi",
+    "/ignite/start.js", "--",
+)  # fmt: skip
+"""What becomes a start command: what that one may is for its own words to say."""
+_LAUNCHES = "ignite: launcher"
 _SCRIPT = re.compile(r"(?:@[\w.~-]{1,214}/)?[\w.~-]{1,214}")
 
 
@@ -111,8 +118,10 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     fetches, vendor = packaged or remote.fetched, bool(remote.allowed)
     configuration = project.configuration(MOD, lax=request.single_file, vendor=vendor)
     above = configurations_above(tree, home, vendor=vendor)
-    start = start_of(request.build_args)
+    start, before = start_of(request.build_args), 0
     why = f"the build argument start: {' '.join(start)[:200]}" if start else f"{why}; {_MODES[mode]}"
+    if names_variables(start):
+        start, before = (*_LAUNCHER, *start), len(_LAUNCHER)
     return Plan(
         detection=detection,
         toolchain=row,
@@ -131,9 +140,11 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             layers=(
                 LayerSource(source=DENO, dest=RUN, created_by=f"ignite: deno {row.version}"),
                 LayerSource(source=f"{SDK}/sdk", dest=f"{SDK}/sdk", created_by="ignite: deno front"),
+                *((LayerSource(source=f"{SDK}/launch", dest="/ignite", created_by=_LAUNCHES),) if before else ()),
                 LayerSource(source="/work/out/app", dest="/app", created_by="ignite: source and node_modules"),
             ),
             entrypoint=start or (RUN, "run", *_run_flags(home, request, remote), *main),
+            launcher=before,
             env=(("DENO_DIR", "/tmp/deno"), *_QUIET, ("PATH", _PATH)),
             workdir=_folder("/app", home),
             summary=f"{entry} on Deno {row.version}, user 65532",

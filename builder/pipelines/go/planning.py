@@ -12,7 +12,7 @@ from builder.pipelines.arguments import start_of
 from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.binary import entrypoint, files_beside
 from builder.pipelines.catalog import Catalog
-from builder.pipelines.go import NAME, modules
+from builder.pipelines.go import NAME, launcher, modules
 from builder.pipelines.go.constraints import tags_of
 from builder.pipelines.go.diagnosis import LOOK_STEP
 from builder.pipelines.go.direct import with_private
@@ -30,6 +30,7 @@ from builder.pipelines.go.sdk import OVERLAY, written
 from builder.pipelines.go.source import Packages, reachable
 from builder.pipelines.go.steps import CGO_LINK, ENV, GO, LOOK, LOOK_ENV, cgo_step, fetch_step, memo_of, offline_step
 from builder.pipelines.go.versions import wanted_version
+from builder.pipelines.launcher import layer, names_variables, started
 from builder.pipelines.private import PATHS, SECRET
 from builder.plan import (
     PLATFORM,
@@ -113,6 +114,12 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     if download:
         steps = (download, *steps)
     stubs, copies = modules.stubs(tree, project, packages, files) if download else ((), ())
+    steps = tuple(dataclasses.replace(step, cwd=posixpath.normpath(f"{step.cwd}/{home}")) for step in steps)
+    words, before = entrypoint(placed, request.build_args), 0
+    if names_variables(words):
+        words, before = started(words)
+        stubs, at = (*stubs, *launcher.stubs()), 1 if download else 0
+        steps = (*steps[:at], launcher.step(), *steps[at:])
     return Plan(
         detection=detection,
         toolchain=row,
@@ -123,14 +130,16 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             *_chosen(request, linked),
             Choice(name="target", value=f"{row.target}, {PLATFORM}", why="asked for" if request.target else "default"),
         ),
-        steps=tuple(dataclasses.replace(step, cwd=posixpath.normpath(f"{step.cwd}/{home}")) for step in steps),
+        steps=steps,
         output=Output(
             layers=(
+                *((layer(),) if before else ()),
                 LayerSource(
                     source="/work/out/app", dest="/app" if placed else "/app/app", created_by="ignite: go build"
                 ),
             ),
-            entrypoint=entrypoint(placed, request.build_args),
+            entrypoint=words,
+            launcher=before,
             workdir="/app",
             summary=f"static binary /app/app{_count(placed)}, base with CA certificates and time zones, user 65532",
         ),

@@ -31,7 +31,6 @@ ARGUMENTS = (
     ),
     replace(
         START,
-        meaning=f"{START.meaning}; `$NAME`, `${{NAME}}` and `${{NAME:-default}}` are replaced where it runs",
         example='["gunicorn", "shop.web:app", "--bind", "0.0.0.0:$PORT"]',
     ),
     Argument(name="extras", meaning="extras of the project that are installed, apart by commas", example="postgres"),

@@ -7,7 +7,8 @@ from builder.pipelines.arguments import FILES, START
 from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.binary import entrypoint, files_beside
 from builder.pipelines.catalog import Catalog
-from builder.pipelines.rust import NAME, rocket
+from builder.pipelines.launcher import layer, names_variables, started
+from builder.pipelines.rust import NAME, launcher, rocket
 from builder.pipelines.rust.config import TRIPLES
 from builder.pipelines.rust.inputs import APP, read_source, stubs_of
 from builder.pipelines.rust.lock import fetched as fetched_by
@@ -45,11 +46,12 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     stubs, copies = stubs_of(tree, source)
     steps = steps_of(source, request, row.version, warnings)
     is_rocket = rocket.serves(source)
-    if is_rocket:
-        stubs += rocket.stubs()
-        steps = (*steps[:-1], rocket.step(source.triple), steps[-1])
     binary = entry.program.name
     placed = files_beside(tree, folder, request.build_args)
+    output = _output(f"{TARGET_DIR}/{source.triple}/release/{binary}", target, placed, request, is_rocket)
+    if isinstance(output, Output) and output.launcher:
+        stubs += launcher.stubs()
+        steps = (*steps[:-1], launcher.step(source.triple), steps[-1])
     return Plan(
         detection=detection,
         toolchain=row,
@@ -65,10 +67,10 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
                 if source.added
                 else ()
             ),
-            *((Choice(name="port", value="ROCKET_PORT=$PORT", why="it depends on rocket"),) if is_rocket else ()),
+            *((Choice(name="port", value=rocket.VARIABLE, why="it depends on rocket"),) if is_rocket else ()),
         ),
         steps=steps,
-        output=_output(f"{TARGET_DIR}/{source.triple}/release/{binary}", target, placed, request, is_rocket),
+        output=output,
         placed=placed,
         files=source.files,
         stubs=stubs if len(steps) > 1 else (),
@@ -96,15 +98,17 @@ def _output(
             component=f"{binary}.wasm",
             summary="a component that exports wasi:http/incoming-handler, for any host of WASI 0.2",
         )
-    words = entrypoint(placed, request.build_args)
+    words, before = entrypoint(placed, request.build_args), 0
+    if is_rocket or names_variables(words):
+        words, before = started(words, *((rocket.VARIABLE,) if is_rocket else ()))
     return Output(
         layers=(
-            *((rocket.layer(),) if is_rocket else ()),
+            *((layer(),) if before else ()),
             LayerSource(source=binary, dest="/app/app", created_by="ignite: cargo build"),
             *((LayerSource(source="/work/out/app", dest="/app", created_by="ignite: files"),) if placed else ()),
         ),
-        entrypoint=rocket.started(words) if is_rocket else words,
-        launcher=rocket.LAUNCHER if is_rocket else 0,
+        entrypoint=words,
+        launcher=before,
         env=rocket.ENV if is_rocket else (),
         workdir="/app",
         summary="static binary /app/app, base with CA certificates and time zones, user 65532",

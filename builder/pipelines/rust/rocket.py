@@ -1,8 +1,7 @@
 """Programs of the framework Rocket, which reads its port from a variable of its own and never from $PORT. Pure.
 
-An image's config cannot set one variable to the value of another, and the base has no shell. What starts such a program
-is a launcher, compiled with it, that sets ROCKET_PORT and becomes the program. Rocket.toml is weaker than a variable;
-an application whose own code merges a port into its configuration stays as it is.
+What starts such a program is a launcher that sets ROCKET_PORT. Rocket.toml is weaker than a variable; an application
+whose own code merges a port into its configuration stays as it is.
 """
 
 from __future__ import annotations
@@ -11,37 +10,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from builder.pipelines.rust.config import TRIPLES
-from builder.pipelines.rust.inputs import FETCH, Source
+from builder.pipelines.rust.inputs import Source
 from builder.pipelines.rust.manifest import Package, Project, below, table
-from builder.plan import LayerSource, Sees, Step, WriteFile
 
 CRATE = "rocket"
-RUSTC = "/opt/ignite/toolchain/rust/bin/rustc"
 ENV = (("ROCKET_ADDRESS", "0.0.0.0"),)
 """Rocket's own default is loopback, where nobody reaches it."""
-_WORDS = ("/ignite/start", "ROCKET_PORT")
-LAUNCHER = len(_WORDS)
-"""How many words start the launcher."""
-_FILE, _MADE = "start.rs", "/work/out/ignite"
-_LAUNCHER = """\
-//! Become a program that reads its port from a variable of another name: `start VARIABLE PROGRAM [WORD...]`.
-
-use std::env;
-use std::os::unix::process::CommandExt;
-use std::process::{exit, Command};
-
-fn main() {
-    let port = env::var_os("PORT").filter(|text| !text.is_empty()).unwrap_or_else(|| "80".into());
-    let mut words = env::args_os().skip(1);
-    let (Some(variable), Some(program)) = (words.next(), words.next()) else {
-        eprintln!("start VARIABLE PROGRAM [WORD...]");
-        exit(2);
-    };
-    let error = Command::new(&program).args(words).env(variable, port).exec();
-    eprintln!("ignite: cannot start {}: {error}", program.to_string_lossy());
-    exit(127);
-}
-"""
+VARIABLE = "ROCKET_PORT=$PORT"
+"""What a launcher sets, and no config of an image can: one variable to the value of another."""
 
 
 def serves(source: Source) -> bool:
@@ -75,27 +51,3 @@ def _taken(package: Package, project: Project) -> Iterator[tuple[str, str]]:
                 rows, at = table(shared, key), project.root
             path = rows.get("path")
             yield str(rows.get("package", key)), below(at, path) if isinstance(path, str) else ""
-
-
-def stubs() -> tuple[WriteFile, ...]:
-    """The launcher's source, beside the stubs."""
-    return (WriteFile(path=_FILE, content=_LAUNCHER),)
-
-
-def step(triple: str) -> Step:
-    """Compile the launcher: code of ours alone, static as the program is."""
-    argv = (
-        RUSTC, "--edition", "2021", "--crate-name", "start", "-O", "-Cpanic=abort", "-Cstrip=symbols",
-        "-Ctarget-feature=+crt-static", "--target", triple, "--out-dir", _MADE, f"{FETCH}/{_FILE}",
-    )  # fmt: skip
-    return Step(name="compile launcher", argv=argv, sees=Sees.STUBS, runs_source=False, cwd=FETCH, result=_MADE)
-
-
-def layer() -> LayerSource:
-    """The launcher in the image, apart from the program's own folder."""
-    return LayerSource(source=_MADE, dest="/ignite", created_by="ignite: launcher")
-
-
-def started(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The command that starts the program on $PORT."""
-    return (*_WORDS, *words)
