@@ -510,6 +510,7 @@ def test_every_refusal_says_why_whose_and_what_to_do(api: Api, method: str, path
 
     answer = asyncio.run(ask())
     assert answer.status_code == status
+    assert ("www-authenticate" in answer.headers) == (status == 401)
     [detail] = answer.json()["details"]
     assert set(detail) == {"reason", "errorClass", "where", "hint"}
     assert detail["reason"] and detail["errorClass"] == "client" and detail["hint"]
