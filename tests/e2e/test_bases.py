@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from builder.images.layout import Layout
 from builder.images.rootfs import unpack_image
 from builder.images.store import ImageStore
 from builder.pipelines import catalog
+from builder.process import process_start
 from tests.oci_fixtures import make_layer
 
 pytestmark = pytest.mark.e2e
@@ -269,3 +272,29 @@ def test_a_plain_user_is_told_what_keeps_mmdebstrap_from_working(tmp_path: Path)
     assert "newuidmap" in message
     reason, message, step = as_somebody(tmp_path / "with", os.environ["PATH"]).split("|")
     assert reason == "ToolchainUnavailable" and "has no row in /etc/subuid" in message and "--add-subuids" in step
+
+
+RUN = (
+    "from builder.bases.debian import run_process; import sys; print(run_process(['sh', '-c', sys.argv[1]]).exit_code)"
+)
+
+
+def test_a_tool_that_ends_its_process_group_ends_none_of_ours() -> None:
+    """mmdebstrap sends HUP to it where the disk of its output is full."""
+    tool = "trap '' HUP; kill -HUP 0; exit 3"
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN, tool], cwd=ROOT, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert (ran.returncode, ran.stdout) == (0, "3\n"), ran
+
+
+@pytest.mark.parametrize("deaf", ["", "trap '' TERM; "])
+def test_a_tool_ends_with_the_call_that_is_interrupted_and_all_that_it_started(tmp_path: Path, deaf: str) -> None:
+    tool = f"{deaf}sleep 60 & echo $! > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; wait"
+    with subprocess.Popen([sys.executable, "-c", RUN, tool], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        while not (tmp_path / "pid").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+    assert process.returncode not in (0, None)
+    assert not process_start(int((tmp_path / "pid").read_text()))
