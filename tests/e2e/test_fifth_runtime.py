@@ -29,7 +29,8 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
 PATCH = ROOT / "tests/fifth_runtime/perl.patch"
 RULES = "tests/unit/test_architecture.py"
-COPIED = ("builder", "docs", "examples", "runtimes", "tests/golden", RULES)
+SHOWN = "tests/unit/test_demo.py"
+COPIED = ("builder", "docs", "examples", "runtimes", "tests/golden", RULES, SHOWN)
 ALONE = ("README.md", "pyproject.toml", "tests/__init__.py")
 MAIN = "from builder.cli import run; raise SystemExit(run())"
 EXAMPLE = "examples/perl-hello"
@@ -139,6 +140,12 @@ def test_the_list_the_catalog_and_the_demo_get_a_line_or_a_row(patched: Patched)
 def test_the_copy_is_as_whole_as_the_tree(patched: Patched) -> None:
     """The rules of the architecture, counted over five runtimes."""
     patched.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "runtime or pages", RULES)
+    patched.python("-m", "pytest", "-q", "-p", "no:cacheprovider", SHOWN)
+
+
+def test_a_text_without_a_name_is_of_it(patched: Patched) -> None:
+    planned = patched.program.run("-c", MAIN, "plan", "-", stdin=(patched.tree / EXAMPLE / "handler.pl").read_bytes())
+    assert planned.code == 0 and "handler.pl on Perl" in planned.out, planned.err
 
 
 def test_its_example_is_built_called_and_reports_its_version(patched: Patched) -> None:
