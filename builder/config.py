@@ -127,11 +127,13 @@ def _index_env(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _file(environ: Mapping[str, str]) -> SettingsSource:
+    """The settings file. One that a variable names has to be there; that of the user's folder may be absent."""
     base = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config")
-    path = Path(environ.get(PREFIX + "CONFIG") or base / "ignite-builder" / "config.toml")
-    if not path.is_file():
+    named = environ.get(PREFIX + "CONFIG")
+    path = Path(named or base / "ignite-builder" / "config.toml")
+    if not named and not path.is_file():
         return {}, ""
-    text = _text_of(str(path), str(path))
+    text = _text_of(str(path), PREFIX + "CONFIG" if named else str(path))
     try:
         return tomllib.loads(text), str(path)
     except (ValueError, RecursionError) as error:
@@ -143,11 +145,14 @@ def _file(environ: Mapping[str, str]) -> SettingsSource:
 
 def _text_of(path: str, where: str) -> str:
     """The text of a file, which may be a pipe. Raises `BuildError` InvalidRequest; none of the file is repeated."""
+    if not path:
+        step = "Name a file, or unset the variable."
+        raise BuildError("InvalidRequest", "this variable names no file", where=where, next=step)
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
         if len(data) <= MOST_BYTES:
-            return data.decode()
+            return data.decode("utf-8-sig")  # some editors begin a file with the mark
         why, step = f"it has more than {MOST_BYTES} bytes", "Name the file that was meant."
     except UnicodeDecodeError:
         why, step = "it is no UTF-8", "Write it as UTF-8, or name the file that was meant."
@@ -173,8 +178,12 @@ def _environment(environ: Mapping[str, str]) -> SettingsSource:
         if any("\udc80" <= letter <= "\udcff" for letter in text):  # a byte that Python could not decode
             message = "the value of this variable is no UTF-8"
             raise BuildError("InvalidRequest", message, where=variable, next="Write it as UTF-8.")
-        if name.endswith("_file") and name.removesuffix("_file") in NAMES:
-            name = name.removesuffix("_file")
+        in_file = name.endswith("_file") and name.removesuffix("_file") in NAMES
+        name = name.removesuffix("_file") if in_file else name
+        if name in origins:
+            message = f"{origins[name]} and {variable} are both set, and are one setting"
+            raise BuildError("InvalidRequest", message, where=variable, next="Unset one of them.")
+        if in_file:
             content = _text_of(text, variable).strip()
             hint = hints.get(name)
             values[name] = tuple(content.split()) if hint == tuple[str, ...] else _from_text(hint, content)

@@ -161,7 +161,11 @@ REASONS: dict[str, Reason] = {
             retried=False,
         ),
         _platform("PackageIndexUnavailable", _NOT_YOURS),
-        _platform("SourceStoreUnavailable", _NOT_YOURS),
+        _platform(
+            "SourceStoreUnavailable",
+            "Nothing to change in your code. Whoever runs the server (without one: you) sees that its store of sources "
+            "answers and has room.",
+        ),
         _platform("GitUnavailable", _NOT_YOURS),
         _platform("NodeDiskFull", "Nothing to change in your code. An operator frees space on the node, or adds one."),
         _platform("CacheUnavailable", _NOT_YOURS),

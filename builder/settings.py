@@ -26,18 +26,30 @@ CREDENTIAL_NAME = re.compile(r"PASSWORD|USERNAME|TOKEN|SECRET|AUTH")
 # A segment of repository names, and of folders of a node: nothing that leads out of either.
 ORGANIZATION = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
+# A segment of the paths that drain and forget a node.
+NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")
+NODE_ID_TAKES = "1 to 200 printable ASCII characters without a slash, a letter or digit first"
+
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::([0-9]{1,5}))?")
+_REGISTRY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::([0-9]{1,5}))?")
+_ADDRESS = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*")  # of IPv6, without brackets
+_PREFIX = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[A-Za-z0-9!_.*'()-]+)*/?")
 _BY_DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
-_ENGINE = re.compile(r"unix:///[^\s]+|tcp://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?:[0-9]{1,5}")
+_ENGINE = re.compile(r"unix:///[^\s]+|tcp://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?:([0-9]{1,5})")
 _TOLERATION = re.compile(r"[\w./-]+(?:=[\w.-]*)?(?::(?:NoSchedule|PreferNoSchedule|NoExecute))?")
 
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Mebibytes = Annotated[int, Meta(ge=MIB)]
 ReadMs = Annotated[int, Meta(ge=1000)]
+Slots = Annotated[int, Meta(ge=1, le=4096)]
+"""As many as a node may register."""
 Days = Annotated[float, Meta(gt=0, le=36_500)]
 """How long something stays; a day may be a fraction."""
+
+
+SCOPES = ("submit", "read", "worker", "watch", "operate")
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,7 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     finalizers: Count = 4  # builds that a control process attests and tags at once
     # Build node
     node_id: str = ""  # identity of this node; default: the host's name
-    slots: Count = 2  # builds at once on this node
+    slots: Slots = 2  # builds at once on this node
     # queues this node reads; default: each runtime's and compile.any, with docker_host also image
     queues: tuple[str, ...] = ()
     # bytes that an image may unpack into: a base or a toolchain of this node, or one that `run` starts
@@ -264,11 +276,19 @@ def _check_organization(name: str) -> None:
 
 def _check_tokens(rows: tuple[Token, ...]) -> None:
     """A token in two rows would belong to whichever of them is looked up first; a client without an organization would
-    reach the repositories and builds of all of them."""
+    reach the repositories and builds of all of them. One that no header can carry, or without a scope that a call
+    asks for, would be refused each time."""
     first: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         if not row.token:
             raise ValueError(f"row {number} has an empty token")
+        if not _BEARER.fullmatch(row.token):
+            raise ValueError(f"row {number}: a token {_BEARER_TAKES}")
+        for scope in row.scopes:
+            if scope not in SCOPES:
+                raise ValueError(f"row {number}: {scope[:80]!r} is no scope; it takes {', '.join(SCOPES)}")
+        if row.node and not NODE_ID.fullmatch(row.node):
+            raise ValueError(f"row {number}: {row.node[:80]!r} is no node; it takes {NODE_ID_TAKES}")
         if row.token in first:
             raise ValueError(f"rows {first[row.token]} and {number} have the same token: give each row its own")
         first[row.token] = number
@@ -319,6 +339,41 @@ def _check_import_hosts(hosts: tuple[str, ...]) -> None:
             raise ValueError(f"{host[:80]!r} is no host; it takes HOST or HOST:PORT, such as files.example.org")
 
 
+def _check_listed(hosts: tuple[str, ...]) -> None:
+    """What no host equals opens nothing, and nobody notices."""
+    for host in hosts:
+        if host != "*" and not _ADDRESS.fullmatch(host) and not _is_registry(host):
+            raise ValueError(f"{host[:80]!r} is no host; it takes HOST, HOST:PORT or *, such as git.example.org")
+
+
+def _is_registry(host: str) -> bool:
+    found = _REGISTRY.fullmatch(host)
+    return found is not None and int(found[1] or 443) <= 65535
+
+
+def _check_registry(host: str) -> None:
+    """It is a part of each reference, which has neither a scheme nor a folder in front of the repository."""
+    if host and not _is_registry(host):
+        shown = without_credentials(host)[:80]
+        raise ValueError(
+            f"{shown!r} is no registry; it takes HOST or HOST:PORT, such as registry.example.com, "
+            "and what stands in front of repositories is repository_prefix"
+        )
+
+
+def _check_prefix(prefix: str) -> None:
+    if prefix and not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            f"{prefix[:80]!r} begins no repository; it takes a-z and 0-9, with single . _ - or / between them"
+        )
+
+
+def _check_path(path: str) -> None:
+    """No shell has read it, so `~` would be the name of a folder."""
+    if path.startswith("~") or "\0" in path:
+        raise ValueError(f"{path[:80]!r} is no path here; it takes the whole one, such as /home/me/file")
+
+
 def _check_image(reference: str) -> None:
     """A tag may name another image tomorrow."""
     if reference and not _BY_DIGEST.fullmatch(reference):
@@ -333,14 +388,14 @@ def _check_tolerations(rows: tuple[str, ...]) -> None:
 
 def _check_docker_host(host: str) -> None:
     """The socket of this machine, or an engine over TCP without TLS: the way to one over a network is a tunnel."""
-    if host and not _ENGINE.fullmatch(host):
+    if host and (not (found := _ENGINE.fullmatch(host)) or int(found[1] or 0) > 65535):
         raise ValueError("it takes unix:///PATH/OF/SOCKET or tcp://HOST:PORT")
 
 
 def _check_bearer(token: str) -> None:
     """It travels in a header, which takes no other character."""
     if token and not _BEARER.fullmatch(token):
-        raise ValueError("it takes printable ASCII characters alone, and no blank")
+        raise ValueError(f"it {_BEARER_TAKES}")
 
 
 def _check_optional_url(url: str) -> None:
@@ -354,6 +409,7 @@ def _check_source_store(text: str) -> None:
 
 
 _BEARER = re.compile(r"[!-~]+")
+_BEARER_TAKES = "takes printable ASCII characters alone, and no blank"
 _TAKES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "array": "a list"}
 _TAKES |= dict.fromkeys(("object", "dict"), "a table")
 _BOUNDS = {">=": "{} or more", ">": "more than {}", "<=": "{} or less", "<": "less than {}"}
@@ -367,10 +423,10 @@ def _words_of(error: str) -> str:
     at = _PLACE.search(error)
     text = error[: at.start()] if at else error
     name, *inner = [part for part in re.split(r"[.\[\]]+", at["place"] if at else "") if part]
+    start = "".join(f"row {int(part) + 1}: " if part.isdecimal() else f"{part}: " for part in inner)
     if field := _FIELD.match(text):
-        place = ".".join((*inner, field["field"]))
-        return f"{name}: {place}: {'it is needed' if field['fault'][0] == 'm' else 'there is no such field'}"
-    start = ".".join(inner) + ": " if inner else ""
+        fault = "it is needed" if field["fault"][0] == "m" else "there is no such field"
+        return f"{name}: {start}{field['field']}: {fault}"
     if not (expected := _EXPECTED.match(text)):
         choices = get_args(get_type_hints(Settings).get(name)) or ("a value", "another")
         return f"{name}: {start}it takes {', '.join(map(str, choices[:-1]))} or {choices[-1]}"
@@ -412,6 +468,8 @@ def _check_url(url: str, schemes: tuple[str, ...] = ("http", "https")) -> None:
     if parts.scheme not in schemes or not host:
         forms = " or ".join(f"{scheme}://HOST[:PORT]" for scheme in schemes)
         raise ValueError(f"{without_credentials(url)} is no URL of the form {forms}")
+    if any(letter <= " " or letter == "\x7f" for letter in url):
+        raise ValueError(f"{without_credentials(url)!r} has a blank or a line end, which no URL has")
     if port is None and parts.netloc.endswith(":"):
         raise ValueError(f"{without_credentials(url)} has a colon and no port after it")
 
@@ -444,6 +502,14 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "listen": address_of,
     "report_keys": _check_report_keys,
     "tokens": _check_tokens,
+    "registry": _check_registry,
+    "repository_prefix": _check_prefix,
+    "private_registries": _check_listed,
+    "git_hosts": _check_listed,
+    **dict.fromkeys(
+        ("data_dir", "node_dir", "catalog", "ca_bundle", "kubeconfig", "git_known_hosts", "secrets_key_file"),
+        _check_path,
+    ),
     "job_registry_logins": _check_job_registry_logins,
     "job_resources": _check_one_row_each,
     "index_env": _check_index_env,

@@ -12,10 +12,11 @@ import errno
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -24,6 +25,7 @@ from builder.errors import BuildError, PlatformError
 
 ARCHIVES = "./var/cache/apt/archives/"
 MMDEBSTRAP_TIMEOUT_S = 1800
+END_S = 5.0
 VALID_UNTIL = "Acquire::Check-Valid-Until"
 POCKETS = ("", "-updates", "-security")
 BACKPORTS = "-backports"
@@ -43,18 +45,34 @@ Run = Callable[[Sequence[str], "Path | None"], Ran]
 
 
 def run_process(argv: Sequence[str], out: Path | None = None) -> Ran:
-    """The real `Run`."""
+    """The real `Run`. The process has a session of its own, since mmdebstrap sends HUP to all of its process group when
+    it cannot write its output: to this one, and to the shell that waits for it. It ends with this call."""
+    with out.open("wb") if out else nullcontext(subprocess.PIPE) as into:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=into, stderr=subprocess.PIPE, umask=0o022, start_new_session=True
+        )
     try:
-        if out is None:
-            done = subprocess.run(argv, capture_output=True, timeout=MMDEBSTRAP_TIMEOUT_S, umask=0o022, check=False)
-        else:
-            with out.open("wb") as file:
-                done = subprocess.run(
-                    argv, stdout=file, stderr=subprocess.PIPE, timeout=MMDEBSTRAP_TIMEOUT_S, umask=0o022, check=False
-                )
+        said, err = process.communicate(timeout=MMDEBSTRAP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
+        _end(process)
         return Ran(exit_code=-1, out=b"", err=f"no end after {MMDEBSTRAP_TIMEOUT_S} s")
-    return Ran(exit_code=done.returncode, out=done.stdout or b"", err=done.stderr.decode("utf-8", "replace"))
+    except BaseException:  # this one is to end
+        _end(process)
+        raise
+    return Ran(exit_code=process.returncode, out=said or b"", err=err.decode("utf-8", "replace"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process with all of its session. At TERM mmdebstrap deletes what it has made."""
+    try:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=END_S)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -82,11 +83,13 @@ def make_image(
     `BuildError` ToolchainUnavailable (a program is absent, the suite or registry has not what the recipe names),
     `PlatformError` PackageIndexUnavailable, RegistryUnavailable, NodeDiskFull.
     """
-    with full_is_ours(images.root), _exclusive(images, recipe.name):
+    with full_is_ours(images.root), _exclusive(images, recipe.name) as stem:
         known = None if refresh else made_from(images, recipe)
         if known is not None:
             return known
-        with tempfile.TemporaryDirectory(dir=images.root, prefix=".build-") as work:
+        for left in images.root.glob(f"{stem}.build-*"):  # of a process that was killed: this one has the lock
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=images.root, prefix=f"{stem}.build-") as work:
             if recipe.reference:
                 image = _over(images, recipe, fetch(recipe.reference, Path(work), progress), Path(work))
             else:
@@ -105,12 +108,13 @@ def made_from(images: ImageStore, recipe: ImageRecipe) -> BaseImage | None:
 
 
 @contextmanager
-def _exclusive(images: ImageStore, name: str) -> Iterator[None]:
-    """One process at a time makes an image; the next one finds it made."""
+def _exclusive(images: ImageStore, name: str) -> Iterator[str]:
+    """One process at a time makes an image; the next one finds it made. How names of files for this begin."""
     images.prepare()
-    with (images.root / f".{images.prefix.replace('/', '-')}{name}.lock").open("ab") as lock:
+    stem = f".{images.prefix.replace('/', '-')}{name}"
+    with (images.root / f"{stem}.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield stem
 
 
 def _make(recipe: ImageRecipe, work: Path, apt: Path, run: Run, progress: Progress) -> Image:

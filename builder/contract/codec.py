@@ -270,7 +270,7 @@ def _read_message(shape: _Shape, value: Any, depth: int) -> Message:
 def _unknown_field(shape: _Shape, key: str) -> NoReturn:
     near = difflib.get_close_matches(key[:_SHOWN], shape.wire_names, 1)
     hint = f'; is "{near[0]}" meant?' if near else ""
-    raise _Wrong(f"{shape.name} has no such field{hint}", key)
+    raise _Wrong(f"is no field of {shape.name}{hint}", key)
 
 
 def _is_map(entry: Descriptor | None) -> bool:

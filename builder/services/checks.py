@@ -13,6 +13,7 @@ from builder.errors import REASONS, BuildError, ErrorClass
 from builder.mask import Mask
 from builder.services.auth import Caller, require
 from builder.services.errors import CallRefused, permission_denied
+from builder.settings import NODE_ID, NODE_ID_TAKES
 from builder.store import logs
 from builder.text import log_line, visible
 
@@ -32,7 +33,6 @@ lines of no text."""
 MOST_PHASES = 100
 """The most phases of one claim. The line has a tenth of them, and every reader of the record reads them all."""
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
 
 
 def check_caller(caller: Caller, protocol: int, scopes: Sequence[str]) -> None:
@@ -52,8 +52,8 @@ def need(name: str, value: str) -> None:
 def check_name(field: str, name: str) -> None:
     """Raises `BuildError` InvalidRequest for what names no node or watcher."""
     need(field, name)
-    if not _NODE_ID.fullmatch(name):
-        message = f"{field} takes 1 to 200 printable ASCII characters without a slash, a letter or digit first"
+    if not NODE_ID.fullmatch(name):
+        message = f"{field} takes {NODE_ID_TAKES}"
         raise BuildError("InvalidRequest", message, where=field)
 
 

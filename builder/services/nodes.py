@@ -7,7 +7,7 @@ import time
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.services.auth import Caller, require
-from builder.services.errors import CallRefused, not_found
+from builder.services.errors import CallRefused
 from builder.services.parts import Parts
 from builder.store import membership, nodes
 
@@ -70,4 +70,6 @@ class OperateService:
 
 
 def _unknown(node_id: str) -> CallRefused:
-    return not_found(f'there is no node "{node_id[:80]}"; see which there are: ignite-builder nodes ls')
+    return CallRefused(
+        "NOT_FOUND", f'there is no node "{node_id[:80]}"', next="See which there are: ignite-builder nodes ls"
+    )

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
+from builder.services.archives import check_size
 from builder.services.auth import Caller, require
 from builder.services.errors import QuotaExceeded
 from builder.services.parts import Parts
@@ -23,7 +24,9 @@ class Upload:
     """One upload. `close` drops what `finish` has not recorded. Its calls may block: for a thread."""
 
     def __init__(self, parts: Parts, caller: Caller, announced: int = 0) -> None:
-        """Raises `QuotaExceeded` where what is announced finds no room, `BuildError` SourceStoreUnavailable."""
+        """Raises `QuotaExceeded` where what is announced finds no room, `BuildError` SourceStoreUnavailable, and
+        ArchiveTooLarge where it is more than any source may have."""
+        check_size(announced, parts.settings.upload_bytes)
         self._parts, self._organization = parts, caller.organization
         self._room(nodes.unused_bytes(parts.store, caller.organization, self._since_ms()), max(1, announced))
         self._incoming: Incoming = parts.sources.begin(parts.settings.upload_bytes)

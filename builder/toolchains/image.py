@@ -88,7 +88,7 @@ class ImageProvider:
                 source = self.which(program.command)
                 if source is None:
                     message = f"{row.name}: {program.command} is not on the PATH of this node"
-                    raise BuildError("ToolchainUnavailable", message, next=program.install)
+                    raise BuildError("ToolchainUnavailable", message, where=program.command, next=program.install)
                 at = Path(os.path.realpath(source))
                 found.append(Part(name=program.command, source=at, dest=program.mount, files=None))
         return tuple(found)

@@ -141,7 +141,7 @@ class Toolchains:
 
     def find(self, row: Toolchain) -> FoundToolchain:
         """What this node would build with. Raises `BuildError` ToolchainUnavailable of the first provider, with the
-        next step of the last one that knows one of its own."""
+        next step of the last one that knows one of its own; where that one names the part that it lacks, its own."""
         return self._found(row)[1]
 
     def provide(self, row: Toolchain, *, compiles_c: bool = False) -> Provided:
@@ -185,6 +185,6 @@ class Toolchains:
                 return provider, provider.find(row)
             except BuildError as error:
                 errors.append(error)
-        first = errors[0]
-        steps = (error.next for error in reversed(errors) if error.next != error.row.hint)
-        raise BuildError(first.reason, first.message, where=first.where, said=first.said, next=next(steps, ""))
+        knows = next((error for error in reversed(errors) if error.next != error.row.hint), errors[0])
+        shown = knows if knows.where else errors[0]
+        raise BuildError(shown.reason, shown.message, where=shown.where, said=shown.said, next=knows.next)

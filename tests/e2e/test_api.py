@@ -59,6 +59,7 @@ def test_a_call_without_a_known_token_is_unauthenticated(serve: Serve, name: str
     for headers in ({}, {"authorization": "Bearer nobody"}, {"authorization": "Basic dC1ib3RoOg=="}):
         answer = serve.ask(method, path.format(build_id="abcd", name="abcd"), headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHENTICATED")
+        assert answer.headers["www-authenticate"].startswith("Bearer ")  # RFC 9110, 15.5.2: a 401 has one
 
 
 @pytest.mark.parametrize("who", ["submit", "read", "worker", "watch"])

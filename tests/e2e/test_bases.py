@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from builder.images.layout import Layout
 from builder.images.store import ImageStore
 from builder.images.unpack import unpack_image
 from builder.pipelines import catalog
+from builder.process import process_start
 from tests.oci_fixtures import make_layer
+from tests.program_fixtures import Program
 
 pytestmark = pytest.mark.e2e
 
@@ -269,3 +273,55 @@ def test_a_plain_user_is_told_what_keeps_mmdebstrap_from_working(tmp_path: Path)
     assert "newuidmap" in message
     reason, message, step = as_somebody(tmp_path / "with", os.environ["PATH"]).split("|")
     assert reason == "ToolchainUnavailable" and "has no row in /etc/subuid" in message and "--add-subuids" in step
+
+
+RUN = (
+    "from builder.bases.debian import run_process; import sys; print(run_process(['sh', '-c', sys.argv[1]]).exit_code)"
+)
+
+
+def test_a_tool_that_ends_its_process_group_ends_none_of_ours() -> None:
+    """mmdebstrap sends HUP to it where the disk of its output is full."""
+    tool = "trap '' HUP; kill -HUP 0; exit 3"
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN, tool], cwd=ROOT, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert (ran.returncode, ran.stdout) == (0, "3\n"), ran
+
+
+@pytest.mark.parametrize("deaf", ["", "trap '' TERM; "])
+def test_a_tool_ends_with_the_call_that_is_interrupted_and_all_that_it_started(tmp_path: Path, deaf: str) -> None:
+    tool = f"{deaf}sleep 60 & echo $! > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; wait"
+    with subprocess.Popen([sys.executable, "-c", RUN, tool], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        started = number_in(tmp_path / "pid", process)
+        process.send_signal(signal.SIGINT)
+    assert process.returncode not in (0, None)
+    assert not process_start(started)
+
+
+def number_in(file: Path, process: subprocess.Popen[bytes]) -> int:
+    """What a tool of the process writes there."""
+    while not file.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    return int(file.read_text())
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("argv", [("runtimes", "fetch", "go-1.26"), ("bases", "build", "go")], ids=" ".join)
+def test_whoever_gets_an_image_leaves_nothing_when_it_is_stopped(
+    tmp_path: Path, argv: tuple[str, ...], sent: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow mmdebstrap is played; that the real one ends at TERM is its own promise."""
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin" / "mmdebstrap"
+    tool.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    program = Program(tmp_path / "home", {"node_dir": str(tmp_path / "node")})
+    with program.started(*argv) as process:
+        started = number_in(tmp_path / "pid", process)
+        process.send_signal(sent)
+        assert process.wait(30) == 130
+    assert not process_start(started)
+    assert not list((tmp_path / "node" / "bases").glob(".*build-*"))

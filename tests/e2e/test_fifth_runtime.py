@@ -29,8 +29,10 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
 PATCH = ROOT / "tests/fifth_runtime/perl.patch"
 RULES = "tests/unit/test_architecture.py"
-COPIED = ("builder", "docs", "examples", "runtimes", "tests/golden", RULES)
-ALONE = ("README.md", "pyproject.toml", "tests/__init__.py")
+COUNTED = tuple(f"tests/unit/test_{name}.py" for name in ("demo", "embedded", "intake", "mistakes"))
+"""Tests over all runtimes that there are, beside those of one part."""
+COPIED = ("builder", "docs", "examples", "runtimes", "tests")
+ALONE = ("README.md", "pyproject.toml")
 MAIN = "from builder.cli import run; raise SystemExit(run())"
 EXAMPLE = "examples/perl-hello"
 LINES = {
@@ -86,13 +88,9 @@ def patched(kept: Path) -> Iterator[Patched]:
             each.chmod(0o755)
         (node / "bases").symlink_to(kept / "bases")
         for path in COPIED:
-            left_out = shutil.ignore_patterns("__pycache__", ".*")
-            if (ROOT / path).is_dir():
-                shutil.copytree(ROOT / path, tree / path, ignore=left_out)
-        for path in (*ALONE, *COPIED):
-            if (ROOT / path).is_file():
-                (tree / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / path, tree / path)
+            shutil.copytree(ROOT / path, tree / path, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        for path in ALONE:
+            shutil.copyfile(ROOT / path, tree / path)
         before = digests(tree)
         subprocess.run(["git", "apply", str(PATCH)], cwd=tree, check=True)
         settings = {"node_dir": str(node), "build_uid": str(uids.LOCAL), "slots": "1"}
@@ -139,6 +137,12 @@ def test_the_list_the_catalog_and_the_demo_get_a_line_or_a_row(patched: Patched)
 def test_the_copy_is_as_whole_as_the_tree(patched: Patched) -> None:
     """The rules of the architecture, counted over five runtimes."""
     patched.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "runtime or pages", RULES)
+    patched.python("-m", "pytest", "-q", "-p", "no:cacheprovider", *COUNTED)
+
+
+def test_a_text_without_a_name_is_of_it(patched: Patched) -> None:
+    planned = patched.program.run("-c", MAIN, "plan", "-", stdin=(patched.tree / EXAMPLE / "handler.pl").read_bytes())
+    assert planned.code == 0 and "handler.pl on Perl" in planned.out, planned.err
 
 
 def test_its_example_is_built_called_and_reports_its_version(patched: Patched) -> None:

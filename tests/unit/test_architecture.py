@@ -161,6 +161,12 @@ def test_a_runtime_is_one_package_one_line_one_folder_its_catalog_rows_and_an_ex
     assert folders == {module.NAME for module in PIPELINES}
 
 
+def test_the_runtime_that_takes_any_text_stands_last() -> None:
+    """One behind it would get no single file without a name, and nobody would learn why."""
+    text = b"a text of no runtime\n"
+    assert [module.NAME for module in PIPELINES if module.looks_like(text)] == [PIPELINES[-1].NAME]
+
+
 @functools.cache
 def tree_of(path: Path) -> ast.Module:
     """A module of the product, parsed once."""

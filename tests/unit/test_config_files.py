@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,11 +50,64 @@ def test_a_file_that_a_variable_names(tmp_path: Path, variable: str, name: str) 
     refused({variable: str(path)}, variable)
 
 
+def in_folder(tmp_path: Path) -> Path:
+    path = tmp_path / "ignite-builder" / "config.toml"
+    path.parent.mkdir()
+    return path
+
+
 @pytest.mark.parametrize("name", [*NO_TOML, *(name for name in UNREADABLE if name != "absent")])
-def test_the_settings_file(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "config.toml"
+@pytest.mark.parametrize("is_named", [False, True])
+def test_the_settings_file(tmp_path: Path, name: str, *, is_named: bool) -> None:
+    path = in_folder(tmp_path)
     path.write_bytes(NO_TOML.get(name) or UNREADABLE[name] or b"")
-    refused({"IGNITE_BUILDER_CONFIG": str(path)}, str(path))
+    if is_named:
+        refused({"IGNITE_BUILDER_CONFIG": str(path)}, str(path) if name in NO_TOML else "IGNITE_BUILDER_CONFIG")
+    else:
+        refused({"XDG_CONFIG_HOME": str(tmp_path)}, str(path))
+
+
+@pytest.mark.parametrize("name", ["absent.toml", "", "x" * 300])
+def test_a_settings_file_that_a_variable_names_has_to_be_there(tmp_path: Path, name: str) -> None:
+    """Defaults in its place would be another server, another folder, another list of tokens."""
+    refused({"IGNITE_BUILDER_CONFIG": f"{tmp_path}/{name}"}, "IGNITE_BUILDER_CONFIG")
+    assert load({}, {"HOME": "/nonexistent", "XDG_CONFIG_HOME": f"{tmp_path}/absent"}).settings.slots == 2
+
+
+def test_a_settings_file_may_be_a_pipe_and_begin_with_a_mark(tmp_path: Path) -> None:
+    mark = "\ufeff".encode()
+    in_folder(tmp_path).write_bytes(mark + b"slots = 3\r\n")
+    assert load({}, {"HOME": "/nonexistent", "XDG_CONFIG_HOME": str(tmp_path)}).settings.slots == 3
+    (tmp_path / "token").write_bytes(mark + b"t0ken\r\n")
+    with pipe_of(b"slots = 4\n") as path:
+        environ = {"IGNITE_BUILDER_CONFIG": path, "IGNITE_BUILDER_TOKEN_FILE": str(tmp_path / "token")}
+        settings = load({}, {"HOME": "/nonexistent", **environ}).settings
+    assert (settings.slots, settings.token) == (4, "t0ken")
+
+
+@contextmanager
+def pipe_of(data: bytes) -> Iterator[str]:
+    """The path of a pipe that holds this, as a shell's `<(…)` has one."""
+    end, start = os.pipe()
+    try:
+        os.write(start, data)
+        os.close(start)
+        yield f"/dev/fd/{end}"
+    finally:
+        os.close(end)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("second", ["IGNITE_BUILDER_TOKEN_FILE", "IGNITE_BUILDER_token"])
+def test_two_variables_of_one_setting_are_refused_in_either_order(tmp_path: Path, second: str, order: int) -> None:
+    """Which of them counted would be an accident of the environment's order."""
+    (tmp_path / "token").write_text("s3cret-2", encoding="utf-8")
+    both = [("IGNITE_BUILDER_TOKEN", "s3cret-1"), (second, str(tmp_path / "token"))][::order]
+    refused(dict(both), both[1][0])
+
+
+def test_a_variable_of_a_file_names_one() -> None:
+    refused({"IGNITE_BUILDER_TOKEN_FILE": ""}, "IGNITE_BUILDER_TOKEN_FILE")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ OTHER: dict[str, Any] = {
     "registry_insecure": True,
     "registry_username": "robot",
     "registry_password": "p,a=b",
-    "repository_prefix": "team/",
+    "repository_prefix": "team",
     "report_url": "https://reports.test/x",
     "report_token": "report-token",
     "start_check": "require",

@@ -17,6 +17,14 @@ WRONG = {
     "cpus": ("inf", "nan"),
     "token": ("töken", "a\nb"),
     "report_token": ("töken", "a\x7fb"),
+    "registry": ("https://r.test", "r.test/", "r.test/team", "r test", "r.test:", "r.test:99999", "u@r.test", "[r]:80"),
+    "repository_prefix": ("/team", "team/", "a//b", "Team", "a..b", "team:x"),
+    "slots": ("4097", "10000000000000000000000"),
+    "docker_host": ("tcp://host.test:99999", "tcp://host.test", "/var/run/docker.sock"),
+    "data_dir": ("~/data", "a\0b"),
+    "node_dir": ("~", "~root/node"),
+    "kubeconfig": ("~/.kube/config",),
+    "public_url": ("http://h.test/a b", "http://h.test\r", "http://h.test\0"),
     "import_hosts": ("*", "https://deno.land", "deno.land/x", "deno.land:", "deno.land:99999", "u@deno.land"),
 }
 
@@ -27,6 +35,46 @@ def test_a_value_that_cannot_work_is_refused(name: str, value: str) -> None:
         load({name: value}, {"HOME": "/nowhere"})
     assert caught.value.reason == "InvalidRequest"
     assert "Value error" not in caught.value.message
+
+
+TAKEN = {
+    "registry": ("", "localhost", "registry.test:5000", "my_registry:5000", "127.0.0.1:5000", "[::1]:5000", "Reg.test"),
+    "repository_prefix": ("", "team", "a/b-c/d_e/f.g", "a__b--c"),
+    "private_registries": (("*",), ("r.test", "r.test:5000", "10.0.0.1", "[fd00::1]:5000", "fd00::1"), ()),
+    "docker_host": ("", "unix:///var/run/docker.sock", "tcp://127.0.0.1:2375"),
+    "data_dir": ("", "data", "/var/lib/~/data"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in TAKEN.items() for value in values])
+def test_a_value_that_can_work_is_taken(name: str, value: object) -> None:
+    assert getattr(load({name: value}, {"HOME": "/nowhere"}).settings, name) == value
+
+
+@pytest.mark.parametrize("name", ["private_registries", "git_hosts"])
+@pytest.mark.parametrize("host", ["https://h.test", "h.test/x", "git@h.test", "", "*.h.test", "h.test:99999"])
+def test_a_list_of_hosts_has_hosts_alone(name: str, host: str) -> None:
+    with pytest.raises(BuildError, match=f"{name}: '.*' is no host; it takes HOST, HOST:PORT or ") as caught:
+        load({name: ("other.test", host)}, {"HOME": "/nowhere"})
+    assert caught.value.reason == "InvalidRequest"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"scopes": ("summit", "read")}, "row 2: 'summit' is no scope; it takes submit, read, worker, watch, operate"),
+        ({"token": "hunter2 "}, "row 2: a token takes printable ASCII characters alone, and no blank"),
+        ({"token": "hunter2é"}, "row 2: a token takes printable ASCII"),
+        ({"scopes": ("worker",), "node": "a/b"}, "row 2: 'a/b' is no node; it takes 1 to 200 printable ASCII"),
+        ({"scopes": ("watch",), "node": "-a"}, "row 2: '-a' is no node"),
+        ({"scopes": ("read", 5)}, "row 2: scopes: row 2: it takes text"),
+    ],
+)
+def test_a_token_that_no_call_could_be_made_with_is_refused(row: dict[str, object], words: str) -> None:
+    rows = ({"token": "t", "organization": "acme"}, {"token": "hunter2", "organization": "acme"} | row)
+    with pytest.raises(BuildError, match=f"tokens: {words}") as caught:
+        load({"tokens": rows}, {"HOME": "/nowhere"})
+    assert caught.value.reason == "InvalidRequest" and "hunter2" not in caught.value.message
 
 
 def test_a_refused_url_does_not_show_its_login() -> None:
@@ -69,8 +117,8 @@ ROW = {"organization": "acme", "username": "robot", "password": "hunter2"}
         (({**ROW, "organization": "a/b"},), "row 1: 'a/b' is no organization"),
         ((ROW, {**ROW, "organization": "beta", "username": ""}), "row 2 has an empty username"),
         (({**ROW, "password": ""},), "row 1 has an empty password"),
-        (({"organization": "acme", "password": "hunter2"},), "0.username: it is needed"),
-        (({**ROW, "host": "hunter2"},), "0.host: there is no such field"),
+        (({"organization": "acme", "password": "hunter2"},), "row 1: username: it is needed"),
+        (({**ROW, "host": "hunter2"},), "row 1: host: there is no such field"),
         ('[{password = "hunter2"}', "it takes a list"),
     ],
 )
@@ -85,11 +133,11 @@ def test_logins_of_jobs_that_cannot_be_told_apart_are_refused_and_not_repeated(r
     [
         (({"organization": "acme"}, {"organization": "acme", "cpus": 1}), "rows 1 and 2 are of the same organization"),
         (({"organization": "A"},), "row 1: 'A' is no organization"),
-        (({"cpus": 1},), "0.organization: it is needed"),
-        (({"organization": "acme", "cpu": 1},), "0.cpu: there is no such field"),
-        (({"organization": "acme", "cpus": 0},), "0.cpus: it takes more than 0"),
-        (({"organization": "acme", "memory_bytes": 1},), "0.memory_bytes: it takes 16777216 or more"),
-        (({"organization": "acme", "timeout_ms": 3_600_001},), "0.timeout_ms: it takes 3600000 or less"),
+        (({"cpus": 1},), "row 1: organization: it is needed"),
+        (({"organization": "acme", "cpu": 1},), "row 1: cpu: there is no such field"),
+        (({"organization": "acme", "cpus": 0},), "row 1: cpus: it takes more than 0"),
+        (({"organization": "acme", "memory_bytes": 1},), "row 1: memory_bytes: it takes 16777216 or more"),
+        (({"organization": "acme", "timeout_ms": 3_600_001},), "row 1: timeout_ms: it takes 3600000 or less"),
     ],
 )
 def test_resources_of_jobs_that_cannot_be_are_refused(rows: object, words: str) -> None:
@@ -167,8 +215,8 @@ def test_config_shows_the_hosts_and_hides_the_logins() -> None:
         ({"cpus": "x"}, "cpus: it takes a number"),
         ({"use_cgroups": "maybe"}, "use_cgroups: it takes true or false"),
         ({"timeout_ms": "9999999999"}, "timeout_ms: it takes 3600000 or less"),
-        ({"tokens": '[{scopes=["read"]}]'}, "tokens: 0.token: it is needed"),
-        ({"tokens": '[{token="t", organization="a", wat=1}]'}, "tokens: 0.wat: there is no such field"),
+        ({"tokens": '[{scopes=["read"]}]'}, "tokens: row 1: token: it is needed"),
+        ({"tokens": '[{token="t", organization="a", wat=1}]'}, "tokens: row 1: wat: there is no such field"),
         ({"tokens": "t"}, "tokens: it takes a list"),
     ],
 )

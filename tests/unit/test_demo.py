@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
-from builder.data import catalog_file
+from builder.data import catalog_file, runtimes_dir
 from builder.pipelines import catalog
 from builder.plan import Toolchain
 from builder.settings import Settings
 from examples.demo import DEMO, HERE, Example, left_out, request, shown_here
 
-ALWAYS = [example.name for example in DEMO if example.runtime not in ("go", "rust")]
-"""uv is a part of the environment, and Deno comes from a package registry with its base image."""
+
+def needs_program(runtime: str) -> bool:
+    """Whether a runtime is built by a program that a machine has or has not; uv is a part of the environment."""
+    recipe = tomllib.loads((runtimes_dir() / runtime / "toolchain.toml").read_text(encoding="utf-8"))
+    return any(program["command"] != "uv" for program in recipe.get("program", ()))
+
+
+ALWAYS = [example.name for example in DEMO if not needs_program(example.runtime)]
 
 
 @pytest.fixture(autouse=True)

@@ -351,9 +351,12 @@ def test_the_message_about_an_upload_beside_a_runtime_names_the_way(api: Api) ->
 class Dripping:
     """A client over ASGI whose body goes on when the test says so. `answer` is what it received."""
 
-    def __init__(self, api: Api, token: str, path: str = UPLOAD, length: int = 500_000_000) -> None:
+    def __init__(
+        self, api: Api, token: str, path: str = UPLOAD, length: int = 500_000_000, *, expects: bool = False
+    ) -> None:
         self._api, self._pieces = api, asyncio.Queue[dict[str, Any]]()
         headers = [(b"authorization", f"Bearer {token}".encode()), (b"content-length", str(length).encode())]
+        headers += [(b"expect", b"100-continue")] if expects else []
         self._scope = {
             "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
             "headers": headers, "http_version": "1.1", "scheme": "http", "server": ("api", 80), "root_path": "",
@@ -364,6 +367,11 @@ class Dripping:
 
     def send(self, data: bytes, more: bool = True) -> None:
         self._pieces.put_nowait({"type": "http.request", "body": data, "more_body": more})
+
+    @property
+    def unread(self) -> int:
+        """Pieces of the body that nobody has read."""
+        return self._pieces.qsize()
 
     async def call(self) -> None:
         async def receive() -> dict[str, Any]:
@@ -470,6 +478,18 @@ def test_bodies_in_memory_are_bounded_before_they_are_read(
     api.store.engine.dispose()
 
 
+@pytest.mark.parametrize("expects", [False, True])
+@pytest.mark.parametrize("path", [BUILDS, UPLOAD])
+def test_a_body_that_is_announced_too_large_is_refused_and_not_asked_for(api: Api, path: str, *, expects: bool) -> None:
+    """A client that waits for a word (as curl does above 1 MiB) gets the refusal in its place; another one that sends
+    already is read within reason, so that it sees the answer."""
+    client = Dripping(api, "t", path, length=10**15, expects=expects)
+    client.send(b"", more=False)
+    asyncio.run(client.call())
+    assert (client.answer["status"], client.unread) == (413, 2 if expects else 0)
+    assert not list((api.folder / "sources").glob(".partial-*"))
+
+
 def test_a_body_that_comes_too_slowly_is_given_up() -> None:
     def pace(*parts: tuple[float, int]) -> bodies.Pace:
         made = bodies.Pace(64 * 1024)
@@ -510,6 +530,7 @@ def test_every_refusal_says_why_whose_and_what_to_do(api: Api, method: str, path
 
     answer = asyncio.run(ask())
     assert answer.status_code == status
+    assert ("www-authenticate" in answer.headers) == (status == 401)
     [detail] = answer.json()["details"]
     assert set(detail) == {"reason", "errorClass", "where", "hint"}
     assert detail["reason"] and detail["errorClass"] == "client" and detail["hint"]

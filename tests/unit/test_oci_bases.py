@@ -108,10 +108,13 @@ def test_what_mmdebstrap_said_is_passed_on(tmp_path: Path) -> None:
         return Ran(exit_code=25, out=b"", err="I: fine\nE: apt-get update failed\n")
 
     store = ImageStore(tmp_path / "bases")
+    left, others = store.root / ".bases-go.build-k7m2" / "debs", store.root / ".bases-go-2.build-k7m2"
+    left.mkdir(parents=True)
+    others.mkdir()
     with pytest.raises(BuildError) as caught:
         build_base(store, "go", SHIPPED / "go", apt=tmp_path, run=failing)
     assert caught.value.reason == "PackageIndexUnavailable" and "apt-get update failed" in caught.value.message
-    assert not [path for path in store.root.iterdir() if path.name.startswith(".build-")]
+    assert [path for path in store.root.iterdir() if ".build-" in path.name] == [others], "killed, or still at work"
 
 
 def test_a_disk_that_is_full_is_no_trouble_of_the_package_index(tmp_path: Path) -> None:

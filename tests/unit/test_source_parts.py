@@ -261,6 +261,7 @@ def test_store_begins_nothing_on_a_disk_that_is_nearly_full(tmp_path: Path) -> N
     with pytest.raises(PlatformError) as caught:
         FolderStore(tmp_path, free_bytes=2**62).begin(9)
     assert caught.value.reason == "SourceStoreUnavailable" and "source_free_bytes" in caught.value.message
+    assert "has room" in caught.value.next, "without a server whoever reads it can mend it"
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
 
 

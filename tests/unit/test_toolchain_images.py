@@ -146,6 +146,19 @@ def test_the_root_of_the_image_is_the_root_and_its_programs_are_where_plans_expe
     }
 
 
+def test_what_an_image_lacks_of_this_machine_is_named_and_not_the_machines_own_toolchain(tmp_path: Path) -> None:
+    """The image is there, so that to have the toolchain itself is no way out that anybody needs."""
+    node = Node(tmp_path)
+    own = '[[program]]\ncommand = "linker-of-nobody"\nmount = "/opt/l"\ntarget = "wasm"\ninstall = "Install it."\n'
+    (tmp_path / "runtimes/zig/toolchain.toml").write_text(TOOLCHAIN + own)
+    node.store(DEBIAN_FILES)
+    with pytest.raises(BuildError, match="ToolchainUnavailable") as caught:
+        node.toolchains.find(replace(ROW, name="zig-2-wasm", target="wasm"))
+    error = caught.value
+    assert error.message == "zig-2-wasm: linker-of-nobody is not on the PATH of this node"
+    assert (error.where, error.next) == ("linker-of-nobody", "Install it.")
+
+
 def test_another_image_is_another_key(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.store(DEBIAN_FILES)

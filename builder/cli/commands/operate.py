@@ -10,7 +10,7 @@ import contextlib
 import gc
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -27,6 +27,9 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.plan import Toolchain
 from builder.settings import Settings
+
+FOREGROUND = (signal.SIGTERM, signal.SIGHUP)
+"""What ends a program that belongs to a terminal."""
 
 
 class Finding(Protocol):
@@ -71,7 +74,7 @@ def run(ctx: Context, build_id: str, env: Mapping[str, str]) -> int:
     from builder.local.run import run_artifact
 
     try:
-        with term_interrupts():
+        with ends_as_interrupted():
             return run_artifact(settings, build, ready, lambda line: ctx.say(shown(line, tabs=True)), env)
     except BuildError as error:
         raise refused_here(error) from None
@@ -127,7 +130,7 @@ def dev(ctx: Context) -> int:
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
 
-    return _until_interrupted(together)
+    return _until_interrupted(together, FOREGROUND)
 
 
 @contextlib.contextmanager
@@ -143,10 +146,10 @@ def _token_file(settings: Settings, token: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _until_interrupted(work: Any) -> int:
+def _until_interrupted(work: Any, numbers: Iterable[signal.Signals] = (signal.SIGTERM,)) -> int:
     gc.enable()
     try:
-        with term_interrupts():
+        with ends_as_interrupted(numbers):
             answer = work()
     except BuildError as error:
         raise refused_here(error) from None
@@ -212,9 +215,10 @@ def bases_build(ctx: Context, names: list[str]) -> int:
             raise mistake(f'"{name}" is not a base of the catalog', where="NAME", next=f"See: {ctx.prog} runtimes")
     made = []
     try:
-        for name, row in wanted.items():
-            ctx.say(f"making {name}")
-            made.append((name, ensure_base(settings, row)))
+        with ends_as_interrupted():
+            for name, row in wanted.items():
+                ctx.say(f"making {name}")
+                made.append((name, ensure_base(settings, row)))
     except BuildError as error:
         raise refused_here(error) from None
     if ctx.common.json:
@@ -231,15 +235,20 @@ def _is_default(settings: Settings, row: Toolchain) -> bool:
 
 
 @contextlib.contextmanager
-def term_interrupts() -> Iterator[None]:
-    """TERM ends a foreground program as INT does. uvicorn raises the signals it caught again at its end, so without
-    this a TERM would end the process before its parts were."""
+def ends_as_interrupted(numbers: Iterable[signal.Signals] = FOREGROUND) -> Iterator[None]:
+    """These signals end a program as INT does: what it has started ends first, and what it has begun goes. One that is
+    ignored stays so (nohup). uvicorn raises the signals it caught again at its end, so without this a TERM would end
+    the process before its parts were."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    former = signal.signal(signal.SIGTERM, stop)
+    former = {each: signal.getsignal(each) for each in numbers}
+    for each, handler in former.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(each, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for each, handler in former.items():
+            signal.signal(each, handler)

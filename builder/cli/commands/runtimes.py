@@ -58,6 +58,7 @@ def fetch(ctx: Context, names: tuple[str, ...], *, refresh: bool = False) -> int
     With one that makes components also what serves them, which has a name of its own, too. What is had before one fails
     is reported as well.
     """
+    from builder.cli.commands.operate import ends_as_interrupted
     from builder.toolchains import wasmtime
     from builder.toolchains.fetch import fetch as get
 
@@ -67,12 +68,13 @@ def fetch(ctx: Context, names: tuple[str, ...], *, refresh: bool = False) -> int
     rows = [_row(ctx, catalog, name) for name in names or planned if name != wasmtime.COMMAND]
     got: list[Got] = []
     try:
-        for row in dict.fromkeys(rows):
-            made = get(settings, row, refresh=refresh, progress=partial(_say, ctx, row.name))
-            got.append((row.name, made.where, made.images))
-        if wasmtime.COMMAND in names or not all(row.base for row in rows):  # a component stands on none
-            where = wasmtime.fetch(settings, partial(_say, ctx, wasmtime.COMMAND))
-            got.append((wasmtime.COMMAND, where, ()))
+        with ends_as_interrupted():
+            for row in dict.fromkeys(rows):
+                made = get(settings, row, refresh=refresh, progress=partial(_say, ctx, row.name))
+                got.append((row.name, made.where, made.images))
+            if wasmtime.COMMAND in names or not all(row.base for row in rows):  # a component stands on none
+                where = wasmtime.fetch(settings, partial(_say, ctx, wasmtime.COMMAND))
+                got.append((wasmtime.COMMAND, where, ()))
     except BuildError as error:
         stop = refused_here(error)
         if got and ctx.common.json:

@@ -11,7 +11,9 @@ from builder.plan import Diagnosis, Step
 
 LOOK_STEP = "look for cgo"
 """The step whose lines name what a failed compile misses."""
-_AT = re.compile(r"^(?:\./)?([\w./@+-]+\.go):(\d+)(?::(\d+))?: (.+)$")
+_AT = re.compile(r"^(?:\./)?([\w./@+-]+\.(?:go|s)):(\d+)(?::(\d+))?: (.+)$")
+_INSIDE = re.compile(r"^\t([\w./@+-]+\.go):(\d+):(\d+): (use of (?:internal|vendored) package \S+ not allowed)$")
+"""It stands behind the chain of imports that leads there, so it is indented as a remark of the compiler is."""
 _MOD_AT = re.compile(r"^(go\.mod:\d+): (.+)$")
 _CHECKSUM = re.compile(r"checksum mismatch|SECURITY ERROR")
 _STALE = re.compile(r"missing go\.sum entry|updates to go\.(?:mod|sum) needed|inconsistent vendoring")
@@ -36,7 +38,9 @@ _NO_LIBRARY = re.compile(r"cannot find -l([\w.+-]{1,100})")
 _UNDEFINED = re.compile(r"undefined: (\w{1,200})\.\w")
 _EXCLUDED = re.compile(r"(?:imports |^package )([^\s:]{1,500}): build constraints exclude all Go files")
 _EMBED = re.compile(r"pattern (.{1,500}): no matching files found$")
-_NO_ORDER = re.compile(r"import cycle not allowed|found packages |build constraints exclude all Go files")
+_CYCLE = re.compile(r"import cycle not allowed$")
+_CHAIN = re.compile(r"^\timports |^package ")
+_NO_ORDER = re.compile(r"found packages |build constraints exclude all Go files|no non-test Go files in ")
 
 
 def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
@@ -58,12 +62,35 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
             reason="EntryPointMissing", message="package main has no func main", said=(line,),
             next="Add `func main()` to package main.",
         )  # fmt: skip
+    if found := _packages(said):
+        return found
     if first_match(said, _NO_ORDER):
         return Diagnosis(
             reason="CompileFailed", message=f"go build exited {exit_code}", said=said_from(said, _NO_ORDER),
             next="Correct the package named, build again (modules are kept). By hand: go build ./...",
         )  # fmt: skip
     return step_failed(step, exit_code, said)
+
+
+def _packages(said: Sequence[str]) -> Diagnosis | None:
+    """Packages that may not import each other. `go` names the chain of imports first, the cause in its last line."""
+    if inside := _INSIDE.match(first_match(said, _INSIDE)):
+        path, line, column, text = inside.groups()
+        return Diagnosis(
+            reason="CompileFailed", message=text, where=f"{path}:{line}:{column}", said=(inside[0].strip(),),
+            next="Import a package that is open to all, or move this one below the parent of that internal folder.",
+        )  # fmt: skip
+    end = next((at for at, line in enumerate(said) if _CYCLE.search(line)), None)
+    if end is None:
+        return None
+    start = end
+    while start and end - start < SAID - 1 and _CHAIN.match(said[start - 1]):
+        start -= 1
+    chain = tuple(said[start : end + 1])
+    return Diagnosis(
+        reason="CompileFailed", message="packages import each other: import cycle not allowed", said=chain,
+        next="Move what both need into a package of its own. By hand: go build ./...",
+    )  # fmt: skip
 
 
 def _lock(said: Sequence[str]) -> Diagnosis | None:

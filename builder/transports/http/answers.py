@@ -61,6 +61,8 @@ async def refused(request: Request, raised: Exception) -> Response:
 
 def _answer(status: Status) -> Response:
     answer = error(status.http, status.code, status.message, *([status.detail] if status.detail else []))
+    if status.http == 401:  # without it the clients of some languages read no answer at all
+        answer.headers["www-authenticate"] = 'Bearer realm="ignite-builder"'
     if status.retry_after_s:
         answer.headers["retry-after"] = str(status.retry_after_s)
     return answer

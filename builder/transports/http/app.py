@@ -210,9 +210,10 @@ class Api:
 
     async def _stored(self, request: Request, begin: Callable[[], Incoming]) -> Message:
         upload = Received(begin, self._upload_threads)
-        body = bodies.chunks(request, self._least)
+        body, is_sent = bodies.chunks(request, self._least), not bodies.waits(request)
         try:
             await upload.begin()
+            is_sent = True
             piece = bytearray()
             async for chunk in body:
                 piece += chunk
@@ -222,7 +223,7 @@ class Api:
             await upload.write(bytes(piece))
             return await upload.finish()
         except BuildError as error:
-            if error.reason == "ArchiveTooLarge":
+            if error.reason == "ArchiveTooLarge" and is_sent:
                 with contextlib.suppress(CallRefused, ClientDisconnect):
                     await bodies.drain(body)
             raise

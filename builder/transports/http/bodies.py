@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 
 import anyio
 from starlette.requests import ClientDisconnect, Request
@@ -46,6 +46,11 @@ def announced(request: Request) -> int:
     """The size that the head announces; 0 for one that comes in chunks."""
     text = request.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+def waits(request: Request) -> bool:
+    """Whether a client sends nothing of its body before it is told to go on (RFC 9110, 10.1.1)."""
+    return request.headers.get("expect", "").lower() == "100-continue"
 
 
 class Pace:
@@ -109,26 +114,36 @@ async def drain(body: AsyncIterator[bytes]) -> None:
             return
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def whole(request: Request, limit: int, memory: Memory, owner: str, least: int) -> AsyncIterator[bytes]:
     """The whole body, which counts in `memory` meanwhile; nothing of one beyond the limit stays.
 
-    Raises `BuildError` ArchiveTooLarge, `QuotaExceeded` before anything is read where the size is announced.
+    Raises `BuildError` ArchiveTooLarge, `QuotaExceeded` before anything is kept where the size is announced.
     """
-    counted = min(announced(request), limit)
+    body = chunks(request, least)
+    if announced(request) > limit:
+        if not waits(request):
+            with contextlib.suppress(CallRefused):
+                await drain(body)
+        raise _too_large(limit)
+    counted = announced(request)
     memory.take(owner, counted)
     try:
-        data, body = bytearray(), chunks(request, least)
+        data = bytearray()
         async for chunk in body:
             data += chunk
             if len(data) > limit:
                 data.clear()
                 await drain(body)
-                message = f"the body has more than {limit} bytes; upload the source"
-                raise BuildError("ArchiveTooLarge", message, where="body")
+                raise _too_large(limit)
             if (more := len(data) - counted) > 0:
                 memory.take(owner, more, counted)
                 counted += more
         yield bytes(data)
     finally:
         memory.give_back(owner, counted)
+
+
+def _too_large(limit: int) -> BuildError:
+    message = f"the body has more than {limit} bytes; upload the source"
+    return BuildError("ArchiveTooLarge", message, where="body")
