@@ -354,7 +354,7 @@ def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "
             "LEASE_MS": str(LEASE_MS),
             "TICK_MS": str(TICK_MS),
             "DRAIN_MS": "5000",
-            "CONFIG": str(folder / "no-config.toml"),
+            "CONFIG": os.devnull,
         }
         environ = {name: value for name, value in os.environ.items() if not name.startswith("IGNITE_BUILDER_")}
         environ |= {f"IGNITE_BUILDER_{name}": value for name, value in settings.items()}

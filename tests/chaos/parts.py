@@ -196,7 +196,7 @@ def running(history: History, kept: Path, lane: int) -> Iterator[Parts]:
             CATALOG=str(catalog_with_scripts(folder / "catalog")), HEARTBEAT_MS=str(HEARTBEAT_MS),
             LEASE_MS=str(LEASE_MS), TICK_MS=str(TICK_MS), DRAIN_MS="3000", STOP_GRACE_MS="1000", SLOTS=str(SLOTS),
             RETRY_BACKOFF_MS="500", DATA_DIR=str(folder / "data"), STORE_URL=store_url,
-            CONFIG=str(folder / "no-config.toml"),
+            CONFIG=os.devnull,
         )  # fmt: skip
         apis, urls = [], []
         for number in range(history.apis):
