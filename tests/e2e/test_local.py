@@ -244,7 +244,7 @@ def test_a_full_data_disk_ends_a_build_and_the_next_one_goes_on_with_it(
                     file.write(bytes(1 << 12))
             with filler.open("r+b") as file:
                 file.truncate(max(filler.stat().st_size - (free_kib << 10), 0))
-            let_go(node_of(home))
+            assert until(lambda: let_go(node_of(home)) or process.poll() is not None)
             ran = ended(process)
         assert ran.code == 75 and "NodeDiskFull" in ran.err and "LOST" not in ran.err, ran
         assert "the store does not answer: database or disk is full" in ran.err or "disk is full" in ran.err
