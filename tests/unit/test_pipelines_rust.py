@@ -734,7 +734,15 @@ EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
     "import": (BUILD, "DependencyNotFound", "src/main.rs:1:5", "rand is used, but Cargo.toml", "error[E0432]: unres"),
     "link": (BUILD, "CompileFailed", "", "there is no library nowhere to link", "  = note: rust-lld: error: unable"),
     "module": (BUILD, "CompileFailed", "src/main.rs:1:1", "file not found for module `config`", "error[E0583]: file"),
+    "names": (
+        BUILD,
+        "CompileFailed",
+        "src/lib.rs:2:23  (first of 3)",
+        "cannot find type `Request`",
+        "error[E0425]: cann",
+    ),
     "nomain": (BUILD, "EntryPointMissing", "src/main.rs:1:14", "no fn main", "error[E0601]: `main` function"),
+    "result": (BUILD, "CompileFailed", "src/lib.rs:3:1", "#[ignite::main] returns no Result", "error[E0271]: expected"),
     "stale": (CHECK, "LockOutdated", "Cargo.lock", "does not fit Cargo.toml", "error: cannot update the lock file"),
     "syntax": (BUILD, "CompileFailed", "src/main.rs:2:13", "expected expression, found `;`", "error: expected expr"),
     "sys": (CRATES_STEP, "CompileFailed", "Cargo.toml  libz-sys", "libz-sys 1.", "error: failed to run custom"),
@@ -756,6 +764,15 @@ def test_what_cargo_printed_is_understood(name: str) -> None:
     assert 1 <= len(found.said) <= 6
     assert found.reason in REASONS and found.next
     assert "/work/" not in " ".join((found.message, found.where, found.next, *found.said))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("names", "use ignite::{Context, IntoResponse, Request, Result};"), ("result", "ignite::Result<")],
+)
+def test_a_handler_that_lacks_the_sdks_names_is_told_them(name: str, words: str) -> None:
+    """rustc's own help is `use std::task::Context`."""
+    assert words in rust.diagnose(BUILD, 101, (SAID / f"rust-{name}.txt").read_text().splitlines()).next
 
 
 def test_every_recording_is_expected() -> None:

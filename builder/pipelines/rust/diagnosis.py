@@ -39,6 +39,9 @@ _LINK = re.compile(r"^error: linking with `")
 _NO_MAIN = re.compile(r"`main` function not found in crate|cannot find function `main` in crate")
 _UNRESOLVED = re.compile(r"(?:use of )?(?:unresolved module or unlinked crate|undeclared crate or module) `(\w{1,200})`"
                          r"|can't find crate for `(\w{1,200})`|unresolved import `(\w{1,200})`$")  # fmt: skip
+_SDK_NAME = re.compile(r"^error\[E0\d{3}\]: cannot find type `(?:Request|Context|IntoResponse)` in this scope$")
+_NO_RESULT = re.compile(r"^error\[E0271\]: .{0,400}? resolves to `Result<")
+_OF_MACRO = re.compile(r"^ {0,8}\d{1,7} \| {0,8}#\[ignite::main\]$")
 _COULD_NOT = re.compile(r"could not compile `([^`]{1,200})`")
 _TROUBLE = re.compile(
     r"spurious network error|failed to download (?:from|replaced source)|failed to get successful HTTP response|"
@@ -222,9 +225,17 @@ def _compiler(said: Sequence[str], exit_code: int) -> Diagnosis | None:
             reason="DependencyNotFound", message=f"{name} is used, but Cargo.toml does not name it", where=where,
             said=words, next=f"Add it: cargo add {name}. Or correct the path, if it is a module of yours.",
         )  # fmt: skip
+    if _NO_RESULT.match(said[start]) and any(_OF_MACRO.match(line) for line in said[start : start + 5]):
+        return Diagnosis(
+            reason="CompileFailed", message="the handler of #[ignite::main] returns no Result", where=where + count,
+            said=words, next="Let it return ignite::Result<…>, and end with Ok(…).",
+        )  # fmt: skip
     crate = _COULD_NOT.search(first_match(said, _COULD_NOT))
     what = f"{crate[1]} does not compile" if crate else f"cargo build exited {exit_code}"
+    step = f"Correct {at[1]}, build again (crates are stored). By hand: cargo build"
+    if _SDK_NAME.match(said[start]):
+        step = f"If it is the SDK's, add to {at[1]}: use ignite::{{Context, IntoResponse, Request, Result}};"
     return Diagnosis(
         reason="CompileFailed", message=f"{what}: {_ERROR.sub('', said[start], count=1)[:200]}", where=where + count,
-        said=words, next=f"Correct {at[1]}, build again (crates are stored). By hand: cargo build",
+        said=words, next=step,
     )  # fmt: skip

@@ -147,7 +147,8 @@ def _list(found: tuple[Program, ...], library: str) -> str:
 def _none(package: Package, library: str) -> BuildError:
     if library:
         message = f"{library} has no #[ignite::main], and {package.name[:80]} has no program"
-        hint = f"Put #[ignite::main] before `async fn handler(req: Request, ctx: Context)` in {library}."
+        handler = "async fn handler(req: ignite::Request, ctx: ignite::Context) -> ignite::Result<String>"
+        hint = f"Put #[ignite::main] before `{handler}` in {library}."
         return BuildError("EntryPointMissing", message, where=library, next=hint)
     message = f"{package.name[:80]} has neither src/main.rs nor src/lib.rs"
     hint = "Add src/lib.rs with #[ignite::main], or src/main.rs with a server on $PORT."
