@@ -67,7 +67,7 @@ def _build(server: Server, project: Project, revision: str) -> float:
 @contextmanager
 def reader_busy(server: Server, archive: bytes) -> Iterator[None]:
     """A hostile build whose reader works without an end, from its plan on; it is cancelled, and its end waited for."""
-    api = Api(server.running.url, server.running.token)
+    api = Api(server.url, server.token)
     try:
         created = _submitted(api, archive)
         lines = PatientApi(api, SystemClock(), NullWatcher()).follow(created)
@@ -88,7 +88,7 @@ def attacker(server: Server, archives: Sequence[bytes], ended: list[str]) -> Ite
     failed: list[Exception] = []
 
     def attack() -> None:
-        api = Api(server.running.url, server.running.token)
+        api = Api(server.url, server.token)
         try:
             for archive in itertools.cycle(archives):
                 created = _submitted(api, archive)

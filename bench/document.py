@@ -60,7 +60,8 @@ GNU tar, `gzip -1`, `skopeo copy`. Every round builds a revision that nobody has
 warm, each arm's its own; the whole-build cache does not answer. Where the bare artifact has the service's digest, both
 made the same. What the service stores of a lock (Python's packages, installed and packed) is done again by hand, as
 there the commands are all that there is. A ratio has no verdict where what it is compared with took under a second: its
-target is for longer builds.""",
+target is for longer builds. The server is a process of its own, as everywhere: a client in its process would share an
+interpreter's lock with it, which cost 8 ms a build while the bench had it so (up to commit 93faf0ef).""",
         """\
 The service does what no bare command does: it unpacks and checks the source, starts a sandbox for each step, keeps
 every log line, talks to the store at each transition, attests the result. That is a fixed price of a build, so it shows

@@ -33,7 +33,7 @@ def measure(rounds: int, *, opened: Callable[[], AbstractContextManager[Place]] 
     """All of P1."""
     rows: list[Row] = []
     notes: list[str] = []
-    with opened() as here, here.server("p1") as server:
+    with opened() as here, here.server_apart("p1") as server:
         for project, label in (
             (projects.vendored(KEPT), "Go, a line of a vendored library"),
             (projects.read("python-service"), "Python with pandas, pillow, requests, a line of the handler"),
@@ -167,7 +167,7 @@ def _program(here: Place, server: Server, project: Project) -> Callable[[str], f
     folder, home = here.folder / "program", here.folder / "program-home"
     home.mkdir()
     env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    env |= {"HOME": str(home), PREFIX + "SERVER": server.running.url, PREFIX + "TOKEN": server.running.token}
+    env |= {"HOME": str(home), PREFIX + "SERVER": server.url, PREFIX + "TOKEN": server.token}
     argv = (str(Path(sys.executable).parent / "ignite-builder"), "build", str(folder), "--name", project.name)
 
     def build(number: str) -> float:

@@ -15,7 +15,7 @@ import redis
 from bench import projects
 from bench.pairs import spread
 from bench.results import Row, p95_row, ratio_row, time_row
-from bench.servers import Place, Server, place
+from bench.servers import Place, ServerHere, place
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.local.embedded import end
 from builder.store import builds
@@ -55,7 +55,7 @@ def measure(
     return rows, ()
 
 
-def dispatched(server: Server, archive: bytes) -> float:
+def dispatched(server: ServerHere, archive: bytes) -> float:
     """Seconds from the commit of a build to its claim, by the store's clock (whole ms). Nobody asks meanwhile."""
     request = pb.CreateBuildRequest(name="dispatched", no_cache=True)
     request.code.compile.archive = archive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,10 @@ START_S = 60.0
 class Server:
     """A running embedded server and its client, which waits as the command line does: on the log's stream."""
 
-    running: embedded.Embedded
+    url: str
+    token: str
+    settings: Settings
     api: Api
-
-    @property
-    def settings(self) -> Settings:
-        return self.running.settings
 
     def build(
         self, project: Project, archive: bytes, *, no_cache: bool = False, wasm: str = ""
@@ -76,6 +75,13 @@ class Server:
 
 
 @dataclass
+class ServerHere(Server):
+    """One whose control side is in this process."""
+
+    running: embedded.Embedded
+
+
+@dataclass
 class Place:
     """A folder on memory for one run, and what was started in it."""
 
@@ -89,8 +95,32 @@ class Place:
         return images_of(KEPT)
 
     @contextmanager
-    def server(self, name: str, **flags: Any) -> Iterator[Server]:
-        """A server with its own records, node and caches."""
+    def server(self, name: str, **flags: Any) -> Iterator[ServerHere]:
+        """A server with its own records, node and caches, whose control side is in this process."""
+        with embedded.start(self._settings(name, **flags)) as running, closing(Api(running.url, running.token)) as api:
+            yield ServerHere(running.url, running.token, running.settings, api, running)
+
+    @contextmanager
+    def server_apart(self, name: str, **flags: Any) -> Iterator[Server]:
+        """The same in a process of its own: who measures milliseconds as its client shares no interpreter with it."""
+        settings = self._settings(name, **flags)
+        with config.handed_over(settings) as environ:
+            argv = (sys.executable, "-m", "bench.serving")
+            environ["PYTHONPATH"] = str(ROOT)
+            process = subprocess.Popen(argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        with process:
+            assert process.stdin and process.stdout
+            found = json.loads(process.stdout.readline() or "{}")
+            if not found:
+                raise RuntimeError("the server did not start")
+            settings = settings.replace(**{"default_versions": found["default_versions"]})
+            try:
+                with closing(Api(found["url"], found["token"])) as api:
+                    yield Server(found["url"], found["token"], settings, api)
+            finally:
+                process.stdin.close()
+
+    def _settings(self, name: str, **flags: Any) -> Settings:
         node = self.folder / name
         node.mkdir(mode=0o755)
         for shared in ("bases", "toolchains"):
@@ -105,11 +135,7 @@ class Place:
             "start_check": "off",
             **flags,
         }
-        with ExitStack() as stack:
-            running = stack.enter_context(embedded.start(config.load(values).settings))
-            api = Api(running.url, running.token)
-            stack.callback(api.close)
-            yield Server(running, api)
+        return config.load(values).settings
 
 
 @dataclass(frozen=True)
