@@ -108,13 +108,14 @@ class Place:
             argv = (sys.executable, "-m", "bench.serving")
             environ["PYTHONPATH"] = str(ROOT)
             process = subprocess.Popen(argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        with process:
             assert process.stdin and process.stdout
-            found = json.loads(process.stdout.readline() or "{}")
-            if not found:
-                raise RuntimeError("the server did not start")
-            settings = settings.replace(**{"default_versions": found["default_versions"]})
+            line = process.stdout.readline()  # while it may read its settings
+        with process:
             try:
+                if not line:
+                    raise RuntimeError("the server did not start: its words are above")
+                found = json.loads(line)
+                settings = settings.replace(**{"default_versions": found["default_versions"]})
                 with closing(Api(found["url"], found["token"])) as api:
                     yield Server(found["url"], found["token"], settings, api)
             finally:
