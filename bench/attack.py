@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 
 from bench import projects
 from bench.pairs import interleave, ratios, spread
@@ -88,21 +88,20 @@ def attacker(server: Server, archives: Sequence[bytes], ended: list[str]) -> Ite
     failed: list[Exception] = []
 
     def attack() -> None:
-        api = Api(server.url, server.token)
         try:
-            for archive in itertools.cycle(archives):
-                created = _submitted(api, archive)
-                for _ in PatientApi(api, SystemClock(), NullWatcher()).follow(created):
-                    began.set()
-                record: pb.Build = api.call("GetBuild", pb.GetBuildRequest(build_id=created))
-                ended.append(record.failure.reason or pb.BuildStatus.Name(record.status))
-                if over.is_set():
-                    return
+            with closing(Api(server.url, server.token)) as api:
+                for archive in itertools.cycle(archives):
+                    created = _submitted(api, archive)
+                    for _ in PatientApi(api, SystemClock(), NullWatcher()).follow(created):
+                        began.set()
+                    record: pb.Build = api.call("GetBuild", pb.GetBuildRequest(build_id=created))
+                    ended.append(record.failure.reason or pb.BuildStatus.Name(record.status))
+                    if over.is_set():
+                        return
         except Exception as error:
             failed.append(error)
         finally:
             began.set()
-            api.close()
 
     thread = threading.Thread(target=attack)
     thread.start()

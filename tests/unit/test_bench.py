@@ -177,7 +177,7 @@ def test_an_attack_that_breaks_off_measures_nothing(monkeypatch: pytest.MonkeyPa
         raise OSError("no attack was sent")
 
     monkeypatch.setattr(attack, "_submitted", refused)
-    server = cast(Server, SimpleNamespace(running=SimpleNamespace(url="http://127.0.0.1:1", token="")))
+    server = cast(Server, SimpleNamespace(url="http://127.0.0.1:1", token=""))
     with pytest.raises(OSError, match="no attack was sent"), attack.attacker(server, (b"",), []):
         pass
 
