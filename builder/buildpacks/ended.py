@@ -26,6 +26,9 @@ MOST_FINAL = 4096
 
 _FINAL = re.compile(r"^ERROR: (failed to .*)")
 _OURS = re.compile(r"^ERROR: (?:failed to |No buildpack groups passed detection|Please check that you are running)")
+_NOTE = re.compile(r"^target distro name/version labels not found, reading \S+ file$")
+"""What the lifecycle says on its other stream before it runs a buildpack; the kubelet may deliver it behind the
+buildpack's own last line."""
 _EXIT = re.compile(r"exit status (\d+)$")
 _SIGNAL = re.compile(r"signal: (.*)$")
 _RESULT = re.compile(r"^(pass|fail|skip|err): +([^\s@]+@\S+)(?: (.*))?$")
@@ -186,8 +189,8 @@ def _final(lines: Sequence[str]) -> str:
 
 
 def _output(lines: Sequence[str]) -> tuple[str, ...]:
-    """What a buildpack wrote last, without the lifecycle's own end."""
-    return _cut([line for line in lines if not _OURS.match(line)])
+    """What a buildpack wrote last, without the lifecycle's own words."""
+    return _cut([line for line in lines if not (_OURS.match(line) or _NOTE.match(line))])
 
 
 def _cut(lines: Sequence[str]) -> tuple[str, ...]:

@@ -90,6 +90,15 @@ def test_a_failed_build_has_code_group_and_the_last_lines(group: list[str], fina
     assert found.said == tuple(f"line {number}" for number in range(3, 9))
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_words_of_the_lifecycle_are_none_of_the_buildpacks(place: int) -> None:
+    """They come over another stream, whose lines may be delivered before or behind the buildpack's."""
+    lines = ["building pages", "pages: no such template"]
+    lines.insert(place, "target distro name/version labels not found, reading /etc/os-release file")
+    found = diagnose(failed("build", 51), {"build": [*lines, "ERROR: failed to build: exit status 3"]})
+    assert found.said == ("building pages", "pages: no such template")
+
+
 def test_a_build_whose_log_is_lost_is_read_from_its_end() -> None:
     ended = failed("build", 51, said="no template\nERROR: failed to build: exit status 3")
     assert diagnose(ended, {}).said == ("no template",)
