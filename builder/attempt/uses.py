@@ -62,9 +62,9 @@ def used_at(node_dir: Path, unit: str) -> float:
 def unused(node_dir: Path, unit: str) -> Iterator[bool]:
     """Whether no build uses a unit; inside nobody begins to."""
     with lock_file(node_dir, unit).open("ab") as file:
+        is_free = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        except BlockingIOError:  # over when this yields: what fails inside must not seem to come of it
+            is_free = False
+        yield is_free

@@ -49,7 +49,6 @@ GATHER_S = 0.003
 costs a call and a transaction, whatever is in it; a tail should have a line within 10 ms."""
 GATHER_BEFORE_KEY_S = 0.015
 """The same of lines before the key is known, which travels soon, and they with it."""
-BEFORE_KEY = ("FETCH_SOURCE", "DETECT", "PLAN")
 
 Request = TypeVar("Request", pb.FinishRequest, pb.HandBackRequest, pb.LaunchedRequest)
 Answer = TypeVar("Answer", pb.FinishResponse, pb.HandBackResponse, pb.LaunchedResponse)
@@ -206,7 +205,8 @@ class _Driver:
         while True:
             with spool.changed:
                 spool.changed.wait_for(lambda: spool.is_due or self._done or lease.lost)
-            before_key = self._attempt.log.phase_name in BEFORE_KEY and self._attempt.grant.takes_planned_lines
+            phase = pb.BuildPhase.Value("BUILD_PHASE_" + self._attempt.log.phase_name)
+            before_key = phase <= pb.BUILD_PHASE_PLAN and self._attempt.grant.takes_planned_lines
             spool.urgent.wait(GATHER_BEFORE_KEY_S if before_key else GATHER_S)
             lines = spool.begin()
             if lease.lost or (self._done and not lines):

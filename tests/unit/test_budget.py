@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder import config
-from builder.attempt.uses import Uses, lock_file
+from builder.attempt.uses import Uses, lock_file, unused
 from builder.images.image import ImageConfig, build_image
 from builder.images.store import images_of, toolchain_images_of
 from builder.node import budget
@@ -142,3 +142,14 @@ def test_what_a_killed_process_made_in_part_is_removed_once_it_is_old(node: Node
         os.utime(node.folder / place / ".partial-old", (1, 1))
     assert budget.within_budget(node.settings(100)) == ()
     assert [path.name for place in places for path in (node.folder / place).iterdir()] == [".partial-new"] * 4
+
+
+def test_what_fails_beside_a_unit_in_use_has_no_lock_as_its_cause(tmp_path: Path) -> None:
+    """A lock that another has is EAGAIN, as a limit of processes is: the verdict of a failure reads its causes."""
+    uses = Uses(tmp_path)
+    uses.add("images/a")
+    with pytest.raises(LookupError) as failed, unused(tmp_path, "images/a") as is_free:
+        assert not is_free
+        raise LookupError
+    assert failed.value.__context__ is None
+    uses.close()
