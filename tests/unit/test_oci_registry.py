@@ -424,16 +424,16 @@ def test_a_build_that_must_stop_tries_no_more() -> None:
 
 
 def test_an_upload_stops_between_its_chunks(tmp_path: Path) -> None:
-    image, memory = make_image(tmp_path), Memory()
+    image, memory = make_image(tmp_path, layers=1), Memory()
+    memory.blobs["org/app"] = {image.config_digest: image.config}
 
     def check() -> None:
-        if memory.uploads > 1:  # the config is there, and a layer's address is known: next come its bytes
+        if memory.uploads:  # the layer's address is known: next come its bytes
             raise BuildError("Timeout", "over")
 
     with pytest.raises(BuildError, match="Timeout"):
         registry(memory, check=check).push(image, "org/app", "v1")
-    sent = [line.split()[0] for line in memory.seen]
-    assert sent[:3] == ["HEAD", "POST", "PUT"] and set(sent[3:]) == {"HEAD", "POST"}
+    assert [line.split()[0] for line in memory.seen] == ["HEAD", "HEAD", "POST"]
     assert set(memory.blobs["org/app"]) == {image.config_digest}
 
 
