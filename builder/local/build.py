@@ -31,7 +31,8 @@ from builder.faults import labels
 from builder.local.calls import ServiceCalls
 from builder.local.here import Here
 from builder.logs import logger
-from builder.node.drive import close, do_work, driving
+from builder.node.close import close
+from builder.node.drive import do_work, driving
 from builder.node.fence import require_fence
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import Destinations

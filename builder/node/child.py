@@ -21,7 +21,8 @@ from builder.logs import logger
 from builder.mask import NOTHING, mask_of, trace_of
 from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
-from builder.node.drive import claim_build, close, do_work, driving
+from builder.node.close import close
+from builder.node.drive import claim_build, do_work, driving
 from builder.node.engine import EngineBuilder, engine_of
 from builder.node.floor import lacks
 from builder.node.image import Launcher, has_cluster, launcher_of

@@ -20,7 +20,8 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.local import embedded
 from builder.node.calls import ApiCalls
-from builder.node.drive import close, driving
+from builder.node.close import close
+from builder.node.drive import driving
 from builder.plan import Toolchain
 from tests.attempt_fixtures import node_at
 from tests.serve_fixtures import Serve, serving

@@ -21,7 +21,8 @@ from builder.claims.spool import BATCH_LINES, CROWD, LAST_BYTES
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.node import drive
-from builder.node.drive import claim_build, close, driving, work_folder
+from builder.node.close import close
+from builder.node.drive import claim_build, driving, work_folder
 from builder.plan import Toolchain
 from tests.attempt_fixtures import Clock, MemoryCalls, grant_of, node_at
 

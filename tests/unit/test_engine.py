@@ -28,7 +28,8 @@ from builder.images.layout import Layout
 from builder.kaniko.ended import Instruction
 from builder.kaniko.plan import key_of
 from builder.node.child import image_line_of
-from builder.node.drive import close, do_work, driving
+from builder.node.close import close
+from builder.node.drive import do_work, driving
 from builder.node.engine import EngineBuilder
 from builder.node.image import Launcher
 from builder.settings import Settings, validated

@@ -31,7 +31,8 @@ from builder.kaniko.plan import key_of, materials_of, read_facts, write_facts
 from builder.kube.job import Site, job_name
 from builder.node import drive
 from builder.node import image as image_line
-from builder.node.drive import close, do_work, driving
+from builder.node.close import close
+from builder.node.drive import do_work, driving
 from builder.node.image import Launcher
 from builder.settings import JobLogin, JobResources, Settings
 from builder.strategies import buildpacks, kaniko

@@ -24,7 +24,8 @@ from builder.errors import BuildError, PlatformError
 from builder.images.external import Access, Login
 from builder.kube.ended import Ended
 from builder.kube.job import job_name
-from builder.node.drive import close, do_work, driving
+from builder.node.close import close
+from builder.node.drive import do_work, driving
 from builder.node.image import Launcher
 from builder.services.auth import Caller
 from builder.services.errors import CallRefused
