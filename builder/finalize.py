@@ -104,14 +104,22 @@ class Finalizer:
         self.label("finalize")
         artifact.reference = self.destination.reference(repository, digest)
         kept = json_format.MessageToJson(artifact, indent=None)
-        published = builds.publish(self.store, build_id, claim, json.loads(row["tags"]), digest, kept)
-        if published is None:
+        publish = functools.partial(self._publish, row, manifest, digest, kept)
+        pointed, _ = together((lambda halt: publish(), _whole(confirm)))
+        if pointed is None:
             return
-        pointed = dict.fromkeys(published.tags, digest)
-        put = functools.partial(self.destination.put_tag, repository, manifest)
-        together([_whole(confirm), *(_whole(functools.partial(put, tag)) for tag in pointed)])
         if not self._succeed(row, (("ATTEST", started, attested),), attested, pointed):
             self.stale("succeed")
+
+    def _publish(self, row: builds.Row, manifest: str | Manifest, digest: str, artifact: str) -> dict[str, str] | None:
+        """The mark, then the tags that the build won, with the digest that each points at. None: stale."""
+        tags = json.loads(row["tags"])
+        published = builds.publish(self.store, row["build_id"], row["claim"], tags, digest, artifact)
+        if published is None:
+            return None
+        put = functools.partial(self.destination.put_tag, row["repository"], manifest)
+        together(_whole(functools.partial(put, tag)) for tag in published.tags)
+        return dict.fromkeys(published.tags, digest)
 
     def _finish_prebuilt(self, row: builds.Row) -> None:
         """Resolve, compare, record. In the image's own registry nothing is written."""
