@@ -58,7 +58,7 @@ lint: setup ## format, lint, types, import contracts, generated files, subjects 
 	$(RUN)ruff format --check .
 	$(RUN)ruff check .
 	$(RUN)ruff check --preview --select PLW1514 builder # a file of ours is UTF-8, whatever the locale of a machine is
-	$(RUN)mypy builder bench
+	$(RUN)mypy builder bench tests
 	$(RUN)lint-imports
 	$(RUN)python -m builder.contract.generate --check
 	$(RUN)python -m builder.doc --check

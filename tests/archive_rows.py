@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 Make = Callable[[], bytes]
 GOOD = ("main.go", b"package main\n")
@@ -118,22 +119,20 @@ def hostile() -> list[tuple[str, Make, str]]:
     rows: list[tuple[str, Make, str]] = []
     for name in UNSAFE_NAMES:
         for form, label in ((tarfile.PAX_FORMAT, "pax"), (tarfile.GNU_FORMAT, "gnu")):
-            rows.append(
-                (f"{label} {name[:20]!r}", lambda n=name, f=form: tar(GOOD, (n, b"x"), form=f), "ArchiveUnsafe")
-            )
-        rows.append((f"tar.gz {name[:20]!r}", lambda n=name: tar(GOOD, (n, b"x"), mode="w:gz"), "ArchiveUnsafe"))
+            rows.append((f"{label} {name[:20]!r}", partial(tar, GOOD, (name, b"x"), form=form), "ArchiveUnsafe"))
+        rows.append((f"tar.gz {name[:20]!r}", partial(tar, GOOD, (name, b"x"), mode="w:gz"), "ArchiveUnsafe"))
         if "\\" not in name:
-            rows.append((f"zip {name[:20]!r}", lambda n=name: zipped(GOOD, (n, b"x")), "ArchiveUnsafe"))
+            rows.append((f"zip {name[:20]!r}", partial(zipped, GOOD, (name, b"x")), "ArchiveUnsafe"))
     for target in BAD_TARGETS:
         rows.append(
-            (f"tar link {target!r}", lambda t=target: tar(GOOD, special("l", tarfile.SYMTYPE, t)), "ArchiveUnsafe")
+            (f"tar link {target!r}", partial(tar, GOOD, special("l", tarfile.SYMTYPE, target)), "ArchiveUnsafe")
         )
-        rows.append((f"zip link {target!r}", lambda t=target: zip_link("l", t), "ArchiveUnsafe"))
+        rows.append((f"zip link {target!r}", partial(zip_link, "l", target), "ArchiveUnsafe"))
         rows.append(
-            (f"hard link {target!r}", lambda t=target: tar(GOOD, special("l", tarfile.LNKTYPE, t)), "ArchiveUnsafe")
+            (f"hard link {target!r}", partial(tar, GOOD, special("l", tarfile.LNKTYPE, target)), "ArchiveUnsafe")
         )
     for label, kind in KINDS.items():
-        rows.append((label, lambda k=kind: tar(GOOD, special("d", k)), "ArchiveUnsafe"))
+        rows.append((label, partial(tar, GOOD, special("d", kind)), "ArchiveUnsafe"))
     through = (special("d", tarfile.SYMTYPE, "."), ("d/x", b"x"))
     rows += [
         ("a file through a link", lambda: tar(GOOD, *through), "ArchiveUnsafe"),
@@ -218,20 +217,20 @@ def honest() -> list[tuple[str, Make, set[str]]]:
     for form, label in ((tarfile.USTAR_FORMAT, "ustar"), (tarfile.GNU_FORMAT, "gnu"), (tarfile.PAX_FORMAT, "pax")):
         for mode in ("w", "w:gz"):
             rows.append(
-                (f"{label} {mode}", lambda f=form, m=mode: tar(GOOD, ("a/b", b"x"), form=f, mode=m), {"main.go", "a/b"})
+                (f"{label} {mode}", partial(tar, GOOD, ("a/b", b"x"), form=form, mode=mode), {"main.go", "a/b"})
             )
             if form != tarfile.USTAR_FORMAT:
                 rows.append(
                     (
                         f"{label} {mode} long",
-                        lambda f=form, m=mode: tar(GOOD, (long, b"x"), form=f, mode=m),
+                        partial(tar, GOOD, (long, b"x"), form=form, mode=mode),
                         {"main.go", long},
                     )
                 )
                 rows.append(
                     (
                         f"{label} {mode} ünïcode",
-                        lambda f=form, m=mode: tar(GOOD, ("ü/ñ", b"x"), form=f, mode=m),
+                        partial(tar, GOOD, ("ü/ñ", b"x"), form=form, mode=mode),
                         {"main.go", "ü/ñ"},
                     )
                 )

@@ -17,7 +17,7 @@ from builder.attempt.fetch import FetchedSource, open_source, reading_source
 from builder.attempt.log import Log
 from builder.attempt.reader import Budget, Reading
 from builder.attempt.reading import Bounds
-from builder.claims.calls import Refused, Unanswered
+from builder.claims.calls import Calls, Refused, Unanswered
 from builder.claims.lease import lease_of
 from builder.claims.spool import Spool
 from builder.claims.timelimit import TimeLimit
@@ -117,7 +117,16 @@ class MemoryCalls:
         self.handed_back.append(request.build_id)
         return pb.HandBackResponse()
 
+    def launching(self, request: pb.LaunchingRequest) -> pb.LaunchingResponse:
+        raise Unanswered("this API has no Jobs")
+
+    def launched(self, request: pb.LaunchedRequest) -> pb.LaunchedResponse:
+        raise Unanswered("this API has no Jobs")
+
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
+        raise Unanswered("this API keeps no sources")
+
+    def store_archive(self, build_id: str, claim: int, archive: Path, sha256: str, lives_s: int) -> pb.StoredArchive:
         raise Unanswered("this API keeps no sources")
 
 
@@ -144,14 +153,14 @@ def grant_of(
     )
 
 
-def node_at(folder: Path, calls: object = None, **more: Any) -> Node:
+def node_at(folder: Path, calls: Calls | None = None, **more: Any) -> Node:
     """A node whose folder is `folder`; `settings` are those beside the folder."""
     settings = Settings(**{"node_dir": str(folder), "node_id": "n", **more.pop("settings", {})})
     parts = {"catalog": SimpleNamespace(), "known": (), "toolchains": SimpleNamespace(), "uid": 0, **more}
     parts["readers"] = ReadersHere(cast(Any, parts["known"]), cast(Any, parts["catalog"]))
     return Node(
         settings=settings,
-        calls=cast(Any, calls or MemoryCalls()),
+        calls=calls or MemoryCalls(),
         destination=cast(Any, parts.pop("destination", None)),
         **cast(Any, parts),
     )
@@ -159,7 +168,7 @@ def node_at(folder: Path, calls: object = None, **more: Any) -> Node:
 
 def attempt_at(
     folder: Path,
-    calls: object = None,
+    calls: Calls | None = None,
     clock: Callable[[], float] | None = None,
     timeout_ms: int = 60_000,
     request: PlanRequest = PlanRequest(runtime="go"),  # noqa: B008

@@ -11,7 +11,7 @@ import subprocess
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -320,13 +320,17 @@ def status_of(pid: int) -> dict[str, list[str]]:
     return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
 
 
-def until(condition: Any, seconds: float = PATIENCE_S) -> bool:
-    """Whether the condition comes true in time."""
+def until(
+    condition: Callable[[], object], seconds: float = PATIENCE_S, *, before: Callable[[], object] = lambda: None
+) -> bool:
+    """Whether the condition comes true in time. `before` is called before each look."""
     begun = time.monotonic()
     while time.monotonic() < begun + seconds:
+        before()
         if condition():
             return True
         pause(begun)
+    before()
     return bool(condition())
 
 

@@ -230,6 +230,7 @@ class Jobs:
             config = pull(registry, repository, digest, folder)
         finally:
             registry.close()
+        assert config is not None, f"{build.repository}:{build.tag} is a component"
         return folder / "root", config, digest
 
     def start(self, reference: str, *argv: str) -> tuple[int, str]:

@@ -62,7 +62,7 @@ def parts_of(folder: Path, count: int) -> dict[Path, int]:
 def bytes_of(path: Path) -> int:
     """The size of a test file and of the package of tests that it runs, if it is there for one."""
     text = path.read_bytes()
-    shared = re.findall(rb"^from tests\.(\w+) import \*", text, re.MULTILINE)
+    shared: list[bytes] = re.findall(rb"^from tests\.(\w+) import \*", text, re.MULTILINE)
     modules = [module for name in shared for module in (Path(__file__).parent / name.decode()).glob("*.py")]
     return len(text) + sum(module.stat().st_size for module in modules)
 

@@ -27,8 +27,8 @@ def pushed_difference(host: str, one: pb.Build, other: pb.Build) -> str:
 
     Each manifest and blob is read from the registry, and is what its digest says.
     """
-    manifests = [_pushed(host, f"{build.repository}/manifests/{build.image_digest}") for build in (one, other)]
-    return difference(*manifests, lambda digest: _pushed(host, f"{one.repository}/blobs/{digest}"))
+    left, right = (_pushed(host, f"{build.repository}/manifests/{build.image_digest}") for build in (one, other))
+    return difference(left, right, lambda digest: _pushed(host, f"{one.repository}/blobs/{digest}"))
 
 
 def _pushed(host: str, path: str) -> bytes:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from builder import config
-from builder.local import embedded
+from builder.local.machine import ensure_bases
 from tests import uids
 
 KEPT = Path(os.environ.get("TEST_KEPT", "/var/tmp/ignite-builder-tests"))
@@ -41,5 +41,5 @@ def keeping() -> Iterator[Path]:
             if folder != KEPT and name in OF_ALL_LANES and not (folder / name).exists():
                 (folder / name).symlink_to(f"../{name}")
             (folder / name).mkdir(exist_ok=True)
-        embedded.ensure_bases(config.load({"node_dir": str(folder)}).settings)
+        ensure_bases(config.load({"node_dir": str(folder)}).settings)
         yield folder

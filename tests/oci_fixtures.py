@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from builder.images.image import Image, ImageConfig, build_image
 from builder.images.layer import Layer, write_layer
 
 
-def make_tree(root: Path, files: dict[str, str | bytes], executable: tuple[str, ...] = ()) -> Path:
+def make_tree(root: Path, files: Mapping[str, str | bytes], executable: tuple[str, ...] = ()) -> Path:
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -17,7 +18,7 @@ def make_tree(root: Path, files: dict[str, str | bytes], executable: tuple[str, 
     return root
 
 
-def make_layer(work: Path, name: str, files: dict[str, str | bytes], place: str = "/app") -> Layer:
+def make_layer(work: Path, name: str, files: Mapping[str, str | bytes], place: str = "/app") -> Layer:
     tree = make_tree(work / f"{name}-tree", files)
     return write_layer([(tree, place)], work / f"{name}.tar.gz", created_by=name)
 

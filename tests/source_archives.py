@@ -12,13 +12,18 @@ import gzip
 import lzma
 import stat
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.source.decode import zstd
 from builder.source.unpack import ArchiveLimits
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 END = bytes(1024)
 MIB = 1024 * 1024
@@ -89,7 +94,10 @@ def xz(data: bytes, dictionary: int = 1 << 20) -> bytes:
 
 def zst(data: bytes, window_log: int = 20) -> bytes:
     """As a pipe makes it: the frame states its window and no size."""
-    wide = {zstd.CompressionParameter.window_log: window_log, zstd.CompressionParameter.checksum_flag: 1}
+    wide: dict[int, int] = {
+        zstd.CompressionParameter.window_log: window_log,
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
     packer = zstd.ZstdCompressor(options=wide)
     return packer.compress(data) + packer.flush()
 

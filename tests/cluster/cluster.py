@@ -317,8 +317,8 @@ def _write_files(cluster: Cluster, pause: str) -> None:
     subject = ("-subj", "/O=system:masters/CN=ignite-test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost")
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
     _run("openssl", "req", "-x509", *curve, "-keyout", str(pki / "key.pem"), "-out", str(pki / "cert.pem"), *subject)
-    curve = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
-    _run("openssl", "genpkey", *curve, "-out", str(pki / "accounts.pem"))
+    accounts = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+    _run("openssl", "genpkey", *accounts, "-out", str(pki / "accounts.pem"))
     _run("openssl", "pkey", "-in", str(pki / "accounts.pem"), "-pubout", "-out", str(pki / "accounts.pub"))
     rows = []
     for name, user, group in (

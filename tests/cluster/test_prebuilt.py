@@ -17,14 +17,15 @@ PAGE = "<h1>An image of a private registry</h1>\n"
 
 
 def test_a_private_image_is_recorded_by_its_digest_pulled_started_and_called(jobs: Jobs, tmp_path: Path) -> None:
-    cluster, login = jobs.cluster, {"username": "robot", "password": PASSWORD}
+    cluster, login = jobs.cluster, pb.RegistryLogin(username="robot", password=PASSWORD)
     with docker_registry(tmp_path / "private", htpasswd=HTPASSWD) as host:
-        registry, image = connect(host, **login), images.page(PAGE, tmp_path / "image")
+        registry = connect(host, username=login.username, password=login.password)
+        image = images.page(PAGE, tmp_path / "image")
         registry.push(image, "acme/page", "v1")
         registry.close()
         with served(jobs, tmp_path / "service", private_registries=host) as service:
             with service.serve.api("both") as api:
-                secret = pb.NamedSecret(name="hub", host=host, registry=pb.RegistryLogin(**login))
+                secret = pb.NamedSecret(name="hub", host=host, registry=login)
                 api.call("SaveBuildSecrets", pb.SaveBuildSecretsRequest(named=[secret]))
             asked = {"imageRef": f"{host}/acme/page:v1", "registrySecretRef": "hub"}
             build = service.succeeded(service.submit_image("page", {"prebuilt": asked}))
@@ -32,5 +33,5 @@ def test_a_private_image_is_recorded_by_its_digest_pulled_started_and_called(job
         assert refused.failure.reason == "ImageForbidden", refused.failure
         assert build.image_refs[0] == f"{host}/acme/page@{image.digest}"
         cluster.trust(host)
-        with pods.serving(cluster, build.image_refs[0], login=(host, login["username"], PASSWORD)) as url:
+        with pods.serving(cluster, build.image_refs[0], login=(host, login.username, PASSWORD)) as url:
             assert httpx.get(url, trust_env=False, timeout=120).text == PAGE

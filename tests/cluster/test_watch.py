@@ -174,8 +174,8 @@ def test_an_adopter_misses_and_doubles_no_line_of_a_file_that_the_node_has_just_
                     await attending
 
     def has_begun(watch: Watch) -> bool:
-        (pod, *_) = watch.look(attempt.job)[1] or [None]
-        fresh = newest_file(jobs, dict(pod)) if pod else []
+        found = watch.look(attempt.job)[1]
+        fresh = newest_file(jobs, dict(found[0])) if found else []
         return bool(fresh) and fresh[0] in numbers(first[-500:])
 
     async def scenario() -> tuple[Ended | None, list[int]]:

@@ -176,7 +176,7 @@ def most_active(app: App, sleep_ms: int) -> int:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: app.ask(f"/sleep?{sleep_ms}"), range(8)))
     assert [answer.status for answer in answers] == [200] * 8
-    return max(json.loads(answer.body)["active"] for answer in answers)
+    return max(int(json.loads(answer.body)["active"]) for answer in answers)
 
 
 def test_requests_run_side_by_side(app: App) -> None:
@@ -244,7 +244,7 @@ def test_term_leaves_no_connection_waiting_for_the_one_in_flight(command: Comman
         while json.loads(app.ask("/sleep?0").body)["active"] < 2:
             pass  # it is not in flight yet
         app.term()
-        around = []
+        around: list[socket.socket] = []
         while len(around) < 400 and (connection := asked(app)):
             around.append(connections.enter_context(connection))
         if command.loses_accepted:

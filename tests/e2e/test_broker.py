@@ -42,7 +42,9 @@ class Parts:
     def sent(self, number: int) -> bytes:
         """A hint as it lies in the queue, of which the worker sees nothing."""
         hint(self.url, build_id(number), queue="elsewhere")
-        return bytes(self.redis.rpop("elsewhere"))  # type: ignore[arg-type]
+        found = self.redis.rpop("elsewhere")
+        assert isinstance(found, bytes)
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,8 @@ def test_only_the_body_of_a_hint_counts(parts: Parts) -> None:
     message["properties"] |= {"delivery_tag": ["no", "hash"], "delivery_info": 5, "reply_to": {}, "priority": "x"}
     message["content-encoding"], message["content-type"] = "binary", "application/x-python-serialize"
     [_, named, _] = json.loads(base64.b64decode(message["body"]))
-    then = {"task": RUN, "args": [], "kwargs": run_message(build_id(4), KEY), "options": {}, "subtask_type": None}
+    kwargs = run_message(build_id(4), KEY)
+    then: dict[str, Any] = {"task": RUN, "args": [], "kwargs": kwargs, "options": {}, "subtask_type": None}
     embed = {"callbacks": [then], "errbacks": [then], "chain": [then], "chord": then}
     message["body"] = base64.b64encode(json.dumps([["positional"], named, embed]).encode()).decode()
     children = parts.worker.children()
@@ -159,7 +162,7 @@ def test_a_hint_that_was_taken_is_noted_nowhere_in_redis(parts: Parts) -> None:
     assert parts.worker.took(build_id(6)), parts.worker.said()
     keys = {key.decode() for key in parts.redis.keys("*")}  # type: ignore[union-attr]
     assert not keys, keys
-    asked = set(parts.redis.info("commandstats"))  # type: ignore[arg-type]
+    asked = set(parts.redis.info("commandstats"))
     noting = {"cmdstat_zadd", "cmdstat_hset", "cmdstat_zrem", "cmdstat_sadd", "cmdstat_smembers"}
     assert "cmdstat_brpop" in asked and not asked & noting
 

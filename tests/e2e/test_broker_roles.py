@@ -49,8 +49,8 @@ class Server:
     def refused(self) -> list[Any]:
         """What the access rules refused since the last look; not what a client says of itself when it connects."""
         with self.client("admin") as admin:
-            found = admin.acl_log()  # type: ignore[no-untyped-call]
-            admin.acl_log_reset()  # type: ignore[no-untyped-call]
+            found: list[dict[str, Any]] = admin.acl_log()
+            admin.acl_log_reset()
             return [entry for entry in found if not entry["object"].startswith("client")]
 
 

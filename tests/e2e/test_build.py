@@ -126,7 +126,7 @@ def handler(payload, ctx):
     (plugin,) = metadata.entry_points(group="acme.plugins")
     return [svc.VERSION, metadata.version("acme-lib"), plugin.load()(payload.decode())]
 """
-    files = {
+    files: dict[str, str | bytes] = {
         "handler.py": handler,
         "pyproject.toml": b"\xef\xbb\xbf" + project.encode(),
         "src/svc/__init__.py": (

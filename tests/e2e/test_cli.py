@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -614,7 +615,12 @@ def test_the_live_view_neither_wraps_nor_scrolls(
 def test_a_narrow_a_dumb_and_a_ci_terminal_get_plain_lines(
     serve: Callable[[Api], Api], tmp_path: Path, source: Path
 ) -> None:
-    for columns, more in ((40, {"NO_COLOR": "1"}), (88, {"TERM": "dumb"}), (88, {"CI": "true", "NO_COLOR": "1"})):
+    terminals: tuple[tuple[int, dict[str, Any]], ...] = (
+        (40, {"NO_COLOR": "1"}),
+        (88, {"TERM": "dumb"}),
+        (88, {"CI": "true", "NO_COLOR": "1"}),
+    )
+    for columns, more in terminals:
         api = serve(finished(Api(lines=numbered(3))))
         code, text = on_terminal(api, tmp_path, columns, 24, "build", str(source), **more)
         assert code == 0 and "\x1b" not in text

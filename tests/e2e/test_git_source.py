@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ class World:
     second: str
 
     def build(self, url: str, reference: str = "", secret: str = "", folder: str = "", *, submodules: bool = False,
-              history: bool = False, **more: object) -> pb.Build:  # fmt: skip
+              history: bool = False, **more: Any) -> pb.Build:  # fmt: skip
         request = pb.CreateBuildRequest(name="app", **more)
         request.git_source.url, request.git_source.reference = url, reference
         request.git_source.secret_ref, request.git_source.context_dir = secret, folder
@@ -239,8 +240,10 @@ def test_without_a_sandbox_git_runs_as_the_steps_do(world: World) -> None:
         attempt = attempt_at(folder, settings=settings, uid=uids.LOCAL)
         attempt.chown_to_build_user(attempt.work)
         attempt.grant.secrets.update({"git.username": USERNAME, "git.token": TOKEN})
-        asked = {"url": world.host.url("private"), "reference": "v1", "folder": "", "secret": "s"}
-        named = Repository(**asked, submodules=False, at="gitSource", folder_at="gitSource.contextDir")
+        named = Repository(
+            url=world.host.url("private"), reference="v1", folder="", secret="s", submodules=False, at="gitSource",
+            folder_at="gitSource.contextDir",
+        )  # fmt: skip
         commit = fetch_commit(attempt, named)
         assert (commit.sha, commit.author) == (world.first, "Ada <ada@example.com>")
         with tarfile.open(attempt.blob) as packed:
@@ -258,8 +261,10 @@ def unpacked(world: World, folder: Path, url: str, reference: str = "", *, submo
     folder.mkdir(exist_ok=True)
     attempt = attempt_at(folder, settings=settings, uid=uids.LOCAL)
     attempt.chown_to_build_user(attempt.work)
-    asked = {"url": url, "reference": reference, "folder": "", "secret": "", "submodules": submodules}
-    named = Repository(**asked, history=True, at="gitSource", folder_at="gitSource.contextDir")
+    named = Repository(
+        url=url, reference=reference, folder="", secret="", submodules=submodules, at="gitSource",
+        folder_at="gitSource.contextDir", history=True,
+    )  # fmt: skip
     commit = fetch_commit(attempt, named)
     attempt.source.mkdir()
     with tarfile.open(attempt.blob) as packed:
@@ -316,7 +321,7 @@ def test_history_is_part_of_the_key_and_the_same_commit_is_answered_from_the_cac
 
 def raw(work: Path, kind: str, data: bytes) -> str:
     """An object that git would not write by itself."""
-    argv = ["git", "-C", work, "hash-object", "-t", kind, "-w", "--literally", "--stdin"]
+    argv = ["git", "-C", str(work), "hash-object", "-t", kind, "-w", "--literally", "--stdin"]
     done = subprocess.run(argv, input=data, env=hosts.CLEAN, capture_output=True, check=True)
     return done.stdout.decode().strip()
 

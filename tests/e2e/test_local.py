@@ -157,7 +157,7 @@ def test_who_waits_for_a_build_takes_over_when_its_process_dies(home: Program, t
         heard(second, b"waiting for its result")
         first.kill()
         first.wait()
-        assert until(lambda: let_go(node_of(home)) or second.poll() is not None)
+        assert until(lambda: second.poll() is not None, before=lambda: let_go(node_of(home)))
         assert_built(ended(second))
     one, other = listed(home)
     assert {one.status, other.status} == {pb.BUILD_STATUS_SUCCEEDED} and one.image_digest == other.image_digest
@@ -244,13 +244,13 @@ def test_a_full_data_disk_ends_a_build_and_the_next_one_goes_on_with_it(
                     file.write(bytes(1 << 12))
             with filler.open("r+b") as file:
                 file.truncate(max(filler.stat().st_size - (free_kib << 10), 0))
-            assert until(lambda: let_go(node_of(home)) or process.poll() is not None)
+            assert until(lambda: process.poll() is not None, before=lambda: let_go(node_of(home)))
             ran = ended(process)
         assert ran.code == 75 and "NodeDiskFull" in ran.err and "LOST" not in ran.err, ran
         assert "the store does not answer: database or disk is full" in ran.err or "disk is full" in ran.err
         filler.unlink()
         with full.started("build", source) as process:
-            assert until(lambda: let_go(node_of(home)) or process.poll() is not None)
+            assert until(lambda: process.poll() is not None, before=lambda: let_go(node_of(home)))
             assert_built(ended(process))
         again, first = listed(full)
         assert again.status == pb.BUILD_STATUS_SUCCEEDED

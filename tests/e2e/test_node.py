@@ -23,6 +23,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import RUN, run_message
 from builder.local import embedded
 from builder.local.embedded import end
+from builder.local.machine import versions_here
 from builder.store import membership, nodes
 from tests import uids
 from tests.build_fixtures import (
@@ -101,7 +102,7 @@ class Control:
     def queued(self, name: str) -> int:
         """Hints in the Redis list of a queue."""
         with redis.Redis.from_url(self.server.embedded.control.settings.redis_url) as client:
-            return int(client.llen(name))  # type: ignore[arg-type]
+            return int(client.llen(name))
 
     @property
     def scripts(self) -> dict[str, str]:
@@ -149,14 +150,14 @@ def control(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory)
 
 def go_here(control: Control) -> str:
     """Go in the version of this machine."""
-    version = embedded.versions_here(control.server.embedded.settings).get("go")
+    version = versions_here(control.server.embedded.settings).get("go")
     return f"go@{version}" if version else "go"
 
 
 def test_a_worker_is_counted_for_what_it_reads_and_runs(control: Control) -> None:
     server = control.server
     with control.worker("-Q", "compile.go", "-c", "1"):
-        assert (control.node().queues, control.node().slots) == ({"compile.go"}, 1)
+        assert (control.node().queues, control.node().slots) == (frozenset({"compile.go"}), 1)
         waits = server.submit("waits", PYTHON_HANDLER, "python")
         unnamed = server.submit("unnamed", PYTHON_HANDLER + "# unnamed\n")
         built = server.build("plain-go", GO_MAIN, go_here(control))
@@ -222,7 +223,7 @@ def test_a_build_that_outlasts_the_drain_goes_back_and_costs_no_retry(control: C
         assert server.get(build.build_id).status == pb.BUILD_STATUS_PENDING
         control.assert_nothing_left()
     with control.worker("-Q", "compile.any", **control.scripts):
-        assert until(lambda: let_go(control.node_dir) or server.get(build.build_id).status in TERMINAL)
+        assert until(lambda: server.get(build.build_id).status in TERMINAL, before=lambda: let_go(control.node_dir))
         done = server.wait(build)
         assert (done.status, done.attempt, done.retries) == (pb.BUILD_STATUS_SUCCEEDED, 2, 0)
 

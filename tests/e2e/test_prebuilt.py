@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -185,7 +186,7 @@ def done(server: Server, reference: str, secret: str = "") -> pb.Build:
     return server.wait(server.api.call("CreateBuild", asked(reference, secret)).build)
 
 
-def save(server: Server, **named: object) -> pb.SaveBuildSecretsResponse:
+def save(server: Server, **named: Any) -> pb.SaveBuildSecretsResponse:
     answer: pb.SaveBuildSecretsResponse = server.api.call(
         "SaveBuildSecrets", pb.SaveBuildSecretsRequest(named=[pb.NamedSecret(**named)])
     )

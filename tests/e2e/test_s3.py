@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def test_a_source_is_stored_once_by_its_digest_and_read_again(store: BucketStore
     assert reason(lambda: store.url("0" * 64, 60)) == "SourceNotFound"
     assert reason(lambda: store.open_signed(digest, 1, "")) == "PermissionDenied"
     for name in ("", "../" * 21 + "x", "A" * 64, "0" * 65):
-        assert reason(lambda name=name: store.open(name)) == "SourceNotFound"  # type: ignore[misc]
+        assert reason(partial(store.open, name)) == "SourceNotFound"
     assert list((tmp_path / "spool").iterdir()) == []
 
 
@@ -154,7 +155,8 @@ def test_the_end_of_another_deletion_leaves_the_mark_of_this_one(
 ) -> None:
     digest = store.put([b"x"], 9).sha256
     other = BucketStore(f"s3://sources/{store._prefix}", store._spool, store._endpoint, REGION)
-    inner, named = store._client._make_api_call, []
+    inner = store._client._make_api_call
+    named: list[object] = []
 
     def before(operation: str, parameters: Any) -> Any:
         if operation == "DeleteObject" and not named:

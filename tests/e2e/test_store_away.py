@@ -58,7 +58,7 @@ def watching(serve: Serve, folder: Path) -> Iterator[tuple[subprocess.Popen[byte
     environ = {name: value for name, value in os.environ.items() if not name.startswith("IGNITE_BUILDER_")}
     environ |= {"IGNITE_BUILDER_SERVER": serve.url, "IGNITE_BUILDER_TOKEN": "t-both", "XDG_CONFIG_HOME": str(folder)}
     options = ("--runtime", "python", "--runtime-version", "3.11")
-    argv = [Path(sys.executable).parent / "ignite-builder", "build", folder / "app", *options]
+    argv: list[str | Path] = [Path(sys.executable).parent / "ignite-builder", "build", folder / "app", *options]
     wrote = folder / "wrote"
     with wrote.open("wb") as out:
         client = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out)

@@ -193,7 +193,7 @@ def test_a_store_whose_connections_broke_goes_on(world: World) -> None:
 
         def have_ended() -> bool:
             held.rollback()  # a transaction sees the activity of its begin
-            return held.execute(left).scalar_one() == 1
+            return bool(held.execute(left).scalar_one() == 1)
 
         assert until(have_ended), "they end in their own time"
     assert world.claim(build) == 1

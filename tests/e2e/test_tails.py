@@ -19,6 +19,7 @@ from builder.local import embedded
 from builder.services import streams
 from builder.services.streams import Pages
 from builder.services.tails import Feed
+from builder.store import logs
 from tests.build_fixtures import until
 
 pytestmark = pytest.mark.e2e
@@ -181,7 +182,7 @@ def test_tails_hold_up_no_heartbeat(running: embedded.Embedded, node: Node) -> N
             patch.setattr(streams.LogStreams, "_fill", noted)
             readers = [pool.submit(read_all, running, build, threading.Semaphore(0)) for build in builds]
             assert until(lambda: set(ended) == set(builds), PATIENCE_S), "each has read once"
-            patch.setattr(streams.logs, "read", slow)
+            patch.setattr(logs, "read", slow)
             for build in builds:
                 running.control.tails.tell(build)
             assert until(lambda: len(begun) - len(ended) == len(builds), PATIENCE_S), "each is in a read"

@@ -54,15 +54,15 @@ def test_a_process_publishes_next_to_nothing_until_there_is_another_one(tmp_path
             return int(admin.info("commandstats").get("cmdstat_publish", {"calls": 0})["calls"])
 
         with process(url) as first:
-            assert until(lambda: first.tell("b1") or first.alone, LONG_S), "nobody else listens"
+            assert until(lambda: first.alone, LONG_S, before=lambda: first.tell("b1")), "nobody else listens"
             before = published()
             for number in range(1000):
                 first.tell(f"c{number}")
             assert published() - before <= 100, "what comes together travels together, if at all"
             with process(url) as second:
-                assert until(lambda: first.tell("b2") or not second.woken.empty(), LONG_S)
+                assert until(lambda: not second.woken.empty(), LONG_S, before=lambda: first.tell("b2"))
                 assert second.woken.get(timeout=LONG_S) == "b2"
-                assert until(lambda: first.tell("b2") or not first.alone, LONG_S)
+                assert until(lambda: not first.alone, LONG_S, before=lambda: first.tell("b2"))
                 second.tell("b3")
                 assert until(lambda: "b3" in iter_of(first), LONG_S), "it hears the other one, too"
 

@@ -54,7 +54,12 @@ def test_who_lost_its_claim_is_killed_after_the_grace_and_nobody_else(children: 
     watch = Watch(5, clock)
     lost = children.start(lambda: watch.claimed(0, 10))
     owner = children.start(lambda: watch.claimed(1, 1000))
-    idle = children.start(lambda: (watch.claimed(2, 10), watch.returned(2)))
+
+    def claim_and_return() -> None:
+        watch.claimed(2, 10)
+        watch.returned(2)
+
+    idle = children.start(claim_and_return)
     os.kill(lost, signal.SIGSTOP)
     for now, killed in ((0, ()), (10, ()), (11, ()), (16, ()), (16.5, (lost,)), (30, ())):
         clock.seconds = now

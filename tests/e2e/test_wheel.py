@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -185,6 +186,6 @@ def test_it_serves_and_works(installed: Program, registry: str, tmp_path: Path) 
                     assert process.wait(300) == 0, said.read_text()
 
 
-def looked_at(node: Program, **more: str) -> dict[str, dict[str, object]]:
+def looked_at(node: Program, **more: Any) -> dict[str, dict[str, object]]:
     """What `doctor` finds, by name."""
     return {row["name"]: row for row in json.loads(node.run("doctor", "--json", **more).out)["findings"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from contextlib import ExitStack, closing
+from typing import Any
 
 import httpx
 
@@ -113,7 +114,8 @@ def tags_that_are_ours_or_none(world: World) -> str:
 
 @probe("400 InvalidRequest")
 def times_that_are_none(world: World) -> str:
-    tried = [{"timeoutSecs": value} for value in ("3601", "18446744073709551615", "-1", "1e9", "18446744073709551616")]
+    seconds = ("3601", "18446744073709551615", "-1", "1e9", "18446744073709551616")
+    tried: list[dict[str, Any]] = [{"timeoutSecs": value} for value in seconds]
     tried += [{"queueTimeoutSecs": "86401"}, {"priority": 2**31}, {"priority": "-2147483649"}]
     return same({str(one): world.create("evil", zippedCode="UEsDBA==", **one) for one in tried})
 
@@ -219,7 +221,8 @@ def a_body_beyond_the_limit(world: World) -> str:
 def requests_that_every_list_would_carry(world: World) -> str:
     """Megabytes beside the source: one page of a list would read hundreds of such records."""
     large = "x" * 2_000_000
-    tried = [{"buildArgs": {"A": large}}, {"buildArgs": {large: "x"}}, {"platform": large}, {"idempotencyKey": large}]
+    tried: list[dict[str, Any]] = [{"buildArgs": {"A": large}}, {"buildArgs": {large: "x"}}]
+    tried += [{"platform": large}, {"idempotencyKey": large}]
     tried += [{"buildArgs": {f"A{number}": "x" * 1000 for number in range(2000)}}, {"name": large}]
     tried += [
         {"labels": {"a": large}},

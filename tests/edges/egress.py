@@ -105,7 +105,7 @@ def answering(listener: socket.socket, found: list[bytes]) -> None:
 def addresses_in_every_spelling(world: World) -> str:
     """Loopback and the metadata address: decimal, octal, hexadecimal, short, padded."""
     with hosts() as one:
-        loopback = (
+        loopback: tuple[str, ...] = (
             "127.0.0.1",
             "2130706433",
             "0x7f000001",

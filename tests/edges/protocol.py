@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.build_fixtures import until
 from tests.edges import probe
 from tests.edges.world import BUILDS, ENDED, LOG_BYTES, WORKER, World, of_answer, of_record, same
 
-CALLS = {
+CALLS: dict[str, dict[str, Any]] = {
     "Heartbeat": {},
     "Planned": {"key": "k", "codeHash": "sha256:0", "runtime": "script"},
     "AppendLog": {"firstIndex": 0, "lines": [{"line": "forged"}]},

@@ -58,7 +58,8 @@ def of_messages(world: World, number: int, *messages: bytes) -> str:
 def hints_without_a_signature(world: World) -> str:
     genuine = run_message(f"{STRANGER}90", KEY)
     unsigned = {name: value for name, value in genuine.items() if name != "sig"}
-    made = [unsigned | {"sig": each} for each in ("", None, 1, [], {}, "\ud800", "0" * 64)]
+    wrong: tuple[Any, ...] = ("", None, 1, [], {}, "\ud800", "0" * 64)
+    made = [unsigned | {"sig": each} for each in wrong]
     return of_messages(world, 1, message(unsigned), *map(message, made))
 
 
@@ -99,8 +100,10 @@ def pickles(world: World) -> str:
     """In each place where Celery or kombu could unpickle."""
     path = world.folder / "touched"
     dumped = base64.b64encode(pickle.dumps([[], Touches(path), {}])).decode()
-    as_pickle = {"body": dumped, "content-type": "application/x-python-serialize", "content-encoding": "binary"}
-    named = {"body": dumped, "content-type": "application/json"}
+    as_pickle: dict[str, Any] = {
+        "body": dumped, "content-type": "application/x-python-serialize", "content-encoding": "binary",
+    }  # fmt: skip
+    named: dict[str, Any] = {"body": dumped, "content-type": "application/json"}
     argument = {"__type__": "pickle", "__value__": dumped, "__reduce__": ["os.system", [f"touch {path}"]]}
     raw = pickle.dumps(Touches(path))
     verdict = of_messages(world, 4, message({}, **as_pickle), message({}, **named), message(argument), raw)
@@ -122,7 +125,7 @@ def tasks_of_celery_and_of_strangers(world: World) -> str:
 def headers_of_celery_on_a_genuine_hint(world: World) -> str:
     """Each would make Celery wait, drop the hint, kill its owner or start something behind it."""
     build = world.script("headers", HONEST + "import time\nfor _ in range(20): time.sleep(0.01)\n", who="evil")
-    again = {"task": RUN, "args": [], "kwargs": {}, "options": {}, "subtask_type": None}
+    again: dict[str, Any] = {"task": RUN, "args": [], "kwargs": {}, "options": {}, "subtask_type": None}
     headers = {
         "timelimit": [0.001, 0.001], "eta": "2099-01-01T00:00:00+00:00", "expires": "2001-01-01T00:00:00+00:00",
         "retries": 99, "group": "g", "stamps": {"x": [1]}, "chain": [again], "errbacks": [again],

@@ -41,7 +41,7 @@ def read(path: str, size: int = 200) -> str:
         return repr(file.read(size))
 
 
-def connected(family: int, address: object) -> str:
+def connected(family: int, address: tuple[str, int] | str) -> str:
     with socket.socket(family, socket.SOCK_STREAM) as one:
         one.settimeout(TIMEOUT_S)
         one.connect(address)

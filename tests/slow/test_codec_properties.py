@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -114,7 +115,7 @@ ODD: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-def replaced(draw: st.DrawFn, value: Any) -> Any:
+def replaced(draw: Callable[[st.SearchStrategy[Any]], Any], value: Any) -> Any:
     """The value with one place of it changed."""
     if isinstance(value, dict) and value and draw(st.booleans()):
         key = draw(st.sampled_from(sorted(value)))

@@ -18,7 +18,7 @@ from builder.source.links import judge_links
 from builder.source.sniff import SourceKind, describe, sniff
 from builder.source.unpack import ArchiveLimits, unpack
 from builder.text import visible
-from tests.source_archives import HOSTILE, LINK, PACKERS, Tar, Zip, gz, pax, tar, zipped
+from tests.source_archives import HOSTILE, LINK, PACKERS, Hostile, Tar, Zip, gz, pax, tar, zipped
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 LIMITS = ArchiveLimits(unpacked=4 * 1024 * 1024, file=2 * 1024 * 1024, entries=200, depth=12)
@@ -126,8 +126,8 @@ def test_changed_bytes(
 
 @quick
 @given(st.sampled_from([row for row in HOSTILE if len(row.data) < 50_000]), st.integers(0, 2**16), st.integers(0, 255))
-def test_changed_hostile_archives(row: object, at: int, value: int) -> None:
-    data = bytearray(row.data or b"x")  # type: ignore[attr-defined]
+def test_changed_hostile_archives(row: Hostile, at: int, value: int) -> None:
+    data = bytearray(row.data or b"x")
     data[at % len(data)] = value
     attempt(bytes(data))
 

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from builder.store import builds, logs, offers, outbox, sweeps
+from builder.store.schema import reports
 from tests.store_contract.world import LEASE, LIVE_MS, World, line, open_world
 
 
@@ -30,13 +31,16 @@ def steps_of(world: World, call: Callable[[], object]) -> int:
 
     with world.store.engine.connect() as connection:
         raw = connection.connection.driver_connection
+        assert raw is not None
         raw.set_progress_handler(tick, 100)
         raw_count = count
     try:
         call()
     finally:
         with world.store.engine.connect() as connection:
-            connection.connection.driver_connection.set_progress_handler(None, 0)
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.set_progress_handler(None, 0)
     return count - raw_count
 
 
@@ -178,7 +182,7 @@ def test_ten_thousand_reports_and_labels_cost_what_ten_cost(world: World, what: 
         with world.store.engine.begin() as tx:
             values = {"body": "{}", "due_at": 1, "created_at": 1, "organization": "acme"}
             every = [values | {"build_id": "b", "sequence": n, "position": n} for n in range(first, last)]
-            tx.execute(outbox.reports.insert(), every)
+            tx.execute(reports.insert(), every)
             tx.exec_driver_sql(
                 "insert into labels select build_id, 'deploy', 'd-' || number, organization from builds "
                 "where build_id not in (select build_id from labels)"

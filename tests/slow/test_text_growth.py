@@ -27,7 +27,7 @@ from builder.pipelines.arguments import check_values, patterns_of, start_of
 from builder.pipelines.deno import jsr
 from builder.pipelines.deno.project import Need
 from builder.sandbox import app
-from builder.source.tree import DictTree
+from builder.source.tree import DictTree, DirTree
 from builder.text import log_line
 from tests.growth import assert_linear
 from tests.hostile_text import SHAPES
@@ -143,7 +143,7 @@ def of_step(text: str) -> None:
 
 def named(tmp_path: Path, text: str) -> None:
     (tmp_path / "go.mod").write_text(text, "utf-8", "surrogateescape")
-    verdict._named(verdict.DirTree(tmp_path), ("go.mod",), "evil.example:443")
+    verdict._named(DirTree(tmp_path), ("go.mod",), "evil.example:443")
 
 
 def refusing(read: Callable[[str], object]) -> Callable[[str], None]:

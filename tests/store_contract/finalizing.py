@@ -25,7 +25,8 @@ def test_the_newest_submitted_holds_a_tag_and_only_its_owner_takes_it(world: Wor
     assert tags_of(world, old, "other", "sha256:a") == ("other",)
     assert builds.tag_digest(world.store, "acme/n", "latest") == "sha256:b"
     world.at[0] += LEASE
-    assert builds.adopt_finalize(world.store, LEASE)["build_id"] == old["build_id"]  # type: ignore[index]
+    adopted = builds.adopt_finalize(world.store, LEASE)
+    assert adopted is not None and adopted["build_id"] == old["build_id"]
     assert tags_of(world, old, "third", "sha256:a") is None, "its claim is stale"
     assert builds.tag_digest(world.store, "acme/n", "third") == ""
 

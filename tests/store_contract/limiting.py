@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from builder.store import builds, jobs, offers, sweeps
-from tests.store_contract.untaken import system_lines
+from tests.store_contract.untaken import system_texts
 from tests.store_contract.watching import adopt, launched, mark
 from tests.store_contract.world import LEASE, LIVE_MS, World, race
 
@@ -142,13 +142,13 @@ def test_a_build_that_waits_for_others_says_so_once(world: World) -> None:
     says = (
         "its organization has 2 image builds at work, as many as it may (running_jobs); this build waits for one to end"
     )
-    assert system_lines(world, waiting) == [says]
-    assert system_lines(world, other) == []
+    assert system_texts(world, waiting) == [says]
+    assert system_texts(world, other) == []
     world.fail_work(at_work[0], world.row(at_work[0])["claim"])
     assert warned() == []
     assert claim(world, waiting).row
     assert warned() == [], "its organization is full again"
-    assert system_lines(world, last) == [says]
+    assert system_texts(world, last) == [says]
 
 
 def test_what_is_submitted_is_left_to_a_whole_look(world: World) -> None:

@@ -175,11 +175,11 @@ def finish_with(
     node: str = "",
 ) -> builds.Finished:
     """A finish with the last lines of its claim."""
-    more = {"build_id": build, "claim": claim, "first_index": first, "log_count": count}
+    request = pb.FinishRequest(build_id=build, claim=claim, first_index=first, log_count=count)
     if reason and reason != "cancel":
-        request = pb.FinishRequest(**more, failure=pb.Failure(reason=reason, message="m"))
+        request.failure.reason, request.failure.message = reason, "m"
     else:
-        request = pb.FinishRequest(**more, success=pb.BuiltArtifact(digest="sha256:" + "a" * 64))
+        request.success.digest = "sha256:" + "a" * 64
     return builds.finish(world.store, request, 1000, node, lines=lines)
 
 

@@ -16,7 +16,7 @@ DAY = 86_400_000
 SHA = "ab" * 32
 
 
-def counted(world: World, table: Any) -> int:
+def rows_in(world: World, table: Any) -> int:
     with world.store.transaction() as tx:
         return int(tx.execute(select(func.count()).select_from(table)).scalar_one())
 
@@ -104,7 +104,7 @@ def test_held_lines_go_too(world: World) -> None:
     world.at[0] += DAY
     swept(world)
     assert delete(world, "FAILED", 1) == 1
-    assert counted(world, held_lines) == 0
+    assert rows_in(world, held_lines) == 0
 
 
 def test_what_a_current_tag_names_stays_until_the_tag_moves_on(world: World) -> None:
@@ -124,7 +124,7 @@ def test_without_that_setting_the_tag_keeps_its_row_and_numbers_are_never_given_
     newest = world.row(tagged[1])["number"]
     assert delete(world, "SUCCEEDED", 90, tagged_stay=False) == 1
     assert not is_there(world, tagged[0])
-    assert counted(world, tags) == 2
+    assert rows_in(world, tags) == 2
     # SQLite gives the largest number + 1: a build that came out below would never get its tag.
     again = built(world)
     assert world.row(again)["number"] > newest
@@ -220,7 +220,7 @@ def test_sweeping_and_expiring_at_once_lose_no_tag(world: World) -> None:
     names = {built(world, key=f"key{n}") for n in range(8)}
     world.at[0] += DAY
     found = due_attempts(world)
-    sweeps = [lambda one=one: retention.attempts_swept(world.store, one) for one in found]  # type: ignore[misc]
+    sweeps = [lambda one=one: retention.attempts_swept(world.store, one) for one in found]
     race(*sweeps, lambda: retention.delete_cache(world.store, DAY))
     while retention.delete_cache(world.store, DAY).deleted:
         pass
@@ -256,7 +256,7 @@ def test_delivered_reports_go_and_undelivered_ones_stay_with_their_build(world: 
     assert retention.delete_reports(world.store, 7 * DAY, limit=1) == retention.Batch(deleted=1, at=retention.START)
     assert retention.delete_reports(world.store, 7 * DAY).deleted == 0
     assert [report["id"] for report in world.reports(build)] == [report["id"] for report in others]
-    assert counted(world, reports) == len(others)
+    assert rows_in(world, reports) == len(others)
 
 
 def test_an_upload_goes_when_no_build_of_its_organization_names_its_source(world: World) -> None:
@@ -307,7 +307,7 @@ def test_an_answer_and_an_expiry_at_once(world: World) -> None:
     plan = lambda: builds.planned(world.store, hit, claim, "key", "code", "go").verdict  # noqa: E731
     verdict, _ = race(plan, lambda: retention.delete_cache(world.store, 30 * DAY))
     assert verdict in ("REUSE", "GO_ON")
-    if verdict == "REUSE" and counted(world, cache):
+    if verdict == "REUSE" and rows_in(world, cache):
         with world.store.transaction() as tx:
             assert tx.execute(select(cache.c.used_at)).scalar() == world.at[0]
 
@@ -341,7 +341,7 @@ def test_only_a_node_that_is_empty_and_drained_or_unseen_is_forgotten(world: Wor
     assert forget() == membership.BUSY
     builds.hand_back(world.store, build, world.row(build)["claim"], "drain")
     assert forget() == membership.FORGOTTEN
-    assert known(world, "node") is None and counted(world, revoked) == 1
+    assert known(world, "node") is None and rows_in(world, revoked) == 1
     register(world, "node")
     world.at[0] += 30_000
     assert forget() == membership.FORGOTTEN, "unseen for a lease"

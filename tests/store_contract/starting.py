@@ -4,6 +4,7 @@ without a verdict."""
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, record
@@ -12,7 +13,7 @@ from tests.store_contract.world import World, attached
 REQUIRED = json.dumps({"buildArgs": {"start_check": "require"}})
 
 
-def built(world: World, status: pb.StartStatus.ValueType, **more: object) -> str:
+def checked(world: World, status: pb.StartStatus.ValueType, **more: Any) -> str:
     """A build of the key "key" that succeeded, whose start check found this."""
     build_id = world.submit(**more)
     claim = world.claim(build_id)
@@ -26,7 +27,7 @@ def built(world: World, status: pb.StartStatus.ValueType, **more: object) -> str
     return build_id
 
 
-def verdict(world: World, setting: str = "off", **more: object) -> tuple[str, str]:
+def verdict(world: World, setting: str = "off", **more: Any) -> tuple[str, str]:
     """(build, what the store decides about the key "key")."""
     build_id = world.submit(**more)
     found = builds.planned(world.store, build_id, world.claim(build_id), "key", "code", "go", start_check=setting)
@@ -34,7 +35,7 @@ def verdict(world: World, setting: str = "off", **more: object) -> tuple[str, st
 
 
 def test_a_cached_answer_repeats_what_the_start_check_found(world: World) -> None:
-    built(world, pb.START_STATUS_EXITED)
+    checked(world, pb.START_STATUS_EXITED)
     again, said = verdict(world)
     assert said == "REUSE"
     world.finalize(again)
@@ -43,20 +44,20 @@ def test_a_cached_answer_repeats_what_the_start_check_found(world: World) -> Non
 
 
 def test_who_requires_a_start_is_not_answered_with_one_that_nobody_saw(world: World) -> None:
-    built(world, pb.START_STATUS_EXITED)
+    checked(world, pb.START_STATUS_EXITED)
     assert verdict(world, request=REQUIRED)[1] == "GO_ON"
     assert verdict(world, "require")[1] == "GO_ON"
     assert verdict(world, "require", request=json.dumps({"buildArgs": {"start_check": "off"}}))[1] == "REUSE"
 
 
 def test_a_start_that_was_seen_answers_whoever_requires_one(world: World) -> None:
-    first = built(world, pb.START_STATUS_LISTENS)
+    first = checked(world, pb.START_STATUS_LISTENS)
     again, said = verdict(world, request=REQUIRED)
     assert said == "REUSE" and world.row(again)["from_cache_of"] == first
 
 
 def test_a_start_that_is_seen_later_replaces_the_entry(world: World) -> None:
-    built(world, pb.START_STATUS_UNKNOWN)
+    checked(world, pb.START_STATUS_UNKNOWN)
     required = world.submit(request=REQUIRED)
     claim = world.claim(required)
     assert builds.planned(world.store, required, claim, "key", "code", "go").verdict == "GO_ON"
@@ -103,7 +104,7 @@ def test_an_entry_without_a_verdict_gets_one_from_the_next_build_that_warns(worl
 
 
 def test_a_verdict_is_not_replaced_by_one_that_knows_no_more(world: World) -> None:
-    first = built(world, pb.START_STATUS_EXITED)
+    first = checked(world, pb.START_STATUS_EXITED)
     other, said = verdict(world, request=REQUIRED)
     assert said == "GO_ON"
     finished(world, other, pb.START_STATUS_UNKNOWN)

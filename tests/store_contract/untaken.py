@@ -28,7 +28,7 @@ def warn(world: World, seen: sweeps.Warned, *nodes_: tuple[str, str]) -> list[st
 GO = ("compile.go", "go-1.26")
 
 
-def system_lines(world: World, build: str) -> list[str]:
+def system_texts(world: World, build: str) -> list[str]:
     return [line["l"] for line in logs.read(world.store, build, 0) if line["o"] == "SYSTEM"]
 
 
@@ -50,7 +50,7 @@ def test_a_build_that_no_node_takes_says_so_once_after_a_lease(
     assert not sweeps.look(world.store, LEASE, LIVE_MS, seen).unschedulable, "it may be a node that starts"
     assert warn(world, seen, GO) == [build]
     assert warn(world, seen, GO) == []
-    assert (system_lines(world, build), system_lines(world, taken)) == ([says], [])
+    assert (system_texts(world, build), system_texts(world, taken)) == ([says], [])
 
 
 def test_builds_of_other_lanes_and_later_ones_are_told_too(world: World) -> None:
@@ -59,7 +59,7 @@ def test_builds_of_other_lanes_and_later_ones_are_told_too(world: World) -> None
     warn(world, seen)
     later = world.submit(toolchain="go-1.24")
     warn(world, seen)
-    assert [len(system_lines(world, one)) for one in (*first, later)] == [1, 1, 1]
+    assert [len(system_texts(world, one)) for one in (*first, later)] == [1, 1, 1]
 
 
 def test_a_node_that_came_and_went_is_told_anew(world: World) -> None:
@@ -67,7 +67,7 @@ def test_a_node_that_came_and_went_is_told_anew(world: World) -> None:
     seen: sweeps.Warned = {}
     for alive in (GO, ("compile.any", "x"), GO):
         warn(world, seen, alive)
-    assert len(system_lines(world, build)) == 2
+    assert len(system_texts(world, build)) == 2
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,4 @@ def test_a_build_whose_live_nodes_are_all_full_says_which_and_why(world: World) 
     with world.store.transaction() as tx:
         sweeps.warn_unschedulable(tx, world.store.now(tx), due.unschedulable, LEASE, seen)
     says = "no live node has room: node: its disk is full; second: no inodes; this build waits for one"
-    assert system_lines(world, build) == [says]
+    assert system_texts(world, build) == [says]

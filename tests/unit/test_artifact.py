@@ -353,7 +353,12 @@ def test_a_config_that_the_node_sends_counts_by_its_digest(
     builds.finish(world.store, pb.FinishRequest(build_id=build, claim=number, success=artifact), 1000)
     read: list[str] = []
     real = Layout.open_blob
-    monkeypatch.setattr(Layout, "open_blob", lambda self, name, digest: read.append(digest) or real(self, name, digest))
+
+    def noted(self: Layout, name: str, digest: str) -> Any:
+        read.append(digest)
+        return real(self, name, digest)
+
+    monkeypatch.setattr(Layout, "open_blob", noted)
     assert attempt(pool(world, registry))
     row = world.row(build)
     assert row["status"] == "SUCCEEDED" and "config" not in json.loads(row["artifact"])

@@ -25,7 +25,7 @@ from builder.images.layer import write_layer
 from builder.plan import Network, Plan, Step, WriteFile
 from builder.settings import Settings
 from builder.toolchains.provider import Provided
-from tests.attempt_fixtures import Clock, attempt_at, fetched
+from tests.attempt_fixtures import Clock, MemoryCalls, attempt_at, fetched
 from tests.oci_fixtures import make_tree
 from tests.unit.test_key import PLAN
 
@@ -60,10 +60,11 @@ def test_a_pause_ends_with_the_time_and_with_the_claim(tmp_path: Path) -> None:
     assert clock.seconds < 7
 
 
-class Stopping:
+class Stopping(MemoryCalls):
     """An API that stops the build in the middle of an answer, at the third call or piece."""
 
     def __init__(self, data: bytes = b"", away: int = 0) -> None:
+        super().__init__()
         self.data, self.away, self.sent = data, away, 0
         self.stop: Callable[[], None] = lambda: None
         self.tick: Callable[[], object] = lambda: None
@@ -128,10 +129,11 @@ def test_the_size_of_a_source_is_that_of_its_archive_and_says_so(tmp_path: Path)
     assert summary.startswith(f"20 files, {len(api.data) // 1024} KiB packed, sha256:")
 
 
-class Breaking:
+class Breaking(MemoryCalls):
     """An API whose answers to a download break off, the last one in nothing. `error` is what the client says then."""
 
     def __init__(self, data: bytes, error: Exception, times: int) -> None:
+        super().__init__()
         self.data, self.error, self.left, self.asked = data, error, times, 0
 
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_a_round_is_compared_with_itself_only() -> None:
 def test_arms_take_turns_in_alternating_order_and_warm_rounds_do_not_count() -> None:
     calls: list[tuple[str, int]] = []
 
-    def arm(name: str, seconds: float):  # type: ignore[no-untyped-def]
+    def arm(name: str, seconds: float) -> Callable[[int], float]:
         def run(number: int) -> float:
             calls.append((name, number))
             return seconds * number
@@ -223,7 +224,7 @@ def test_the_statements_of_the_store_are_counted_and_met() -> None:
 
 
 def test_of_a_peers_example_what_it_serves_comes_first(tmp_path: Path) -> None:
-    cases = {
+    cases: dict[str, list[dict[str, Any]]] = {
         "a": [{"expectedOutput": "launched"}, {"httpCheck": {"path": "/", "expected": 200}}],
         "b": [{"expectedOutput": "one"}, {"expectedOutput": "two"}],
         "c": [],

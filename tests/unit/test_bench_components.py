@@ -14,6 +14,7 @@ from bench import p15
 from bench.projects import Project
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
+from builder.toolchains import wasmtime
 
 
 class Here:
@@ -46,7 +47,7 @@ def test_components_have_their_toolchain_their_host_and_the_linker(
             raise BuildError("ToolchainUnavailable", "no packages")
 
     monkeypatch.setattr(p15, "fetch", fetch)
-    monkeypatch.setattr(p15.wasmtime, "fetch", lambda settings: got.append("wasmtime"))
+    monkeypatch.setattr(wasmtime, "fetch", lambda settings: got.append("wasmtime"))
     here, path = Here(), os.environ["PATH"]
 
     @contextmanager

@@ -296,5 +296,5 @@ def test_a_mark_that_cannot_be_looked_at_counts_as_held(tmp_path: Path, monkeypa
         raise OSError(24, "Too many open files")
 
     path = left(tmp_path, "a", 1)
-    monkeypatch.setattr(spools.os, "open", full)
+    monkeypatch.setattr(os, "open", full)
     assert is_owned(path)

@@ -160,7 +160,11 @@ def test_an_answer_that_is_not_ours_has_the_code_of_its_status_and_a_next_step(
     def handler(request: httpx.Request) -> httpx.Response:
         return httpx.Response(status, html="<h1>proxy</h1>", headers={"location": "https://ignite.test:8443/x?y"})
 
-    for call in (lambda one: one.create(pb.CreateBuildRequest(name="a")), lambda one: one.builds(1)):
+    calls: tuple[Callable[[Client], object], ...] = (
+        lambda one: one.create(pb.CreateBuildRequest(name="a")),
+        lambda one: one.builds(1),
+    )
+    for call in calls:
         with pytest.raises(Stop) as caught:
             call(client(handler)[0])
         stop = caught.value
@@ -175,14 +179,13 @@ def test_every_status_name_of_grpc_has_an_exit_code() -> None:
     assert set(CALL_EXITS) == CODES
 
 
-def test_an_upload_that_a_proxy_refuses_names_the_proxy() -> None:
-    for status, code in ((413, 7), (429, 7), (403, 4), (308, 2)):
-        made, clock, _ = client(lambda request, status=status: httpx.Response(status, html="no"))
-        with pytest.raises(Stop) as caught:
-            made.upload(lambda: iter([b"a"]))
-        assert (caught.value.exit_code, clock.slept) == (code, []) and "proxy in between" in caught.value.next + str(
-            caught.value
-        )
+@pytest.mark.parametrize(("status", "code"), [(413, 7), (429, 7), (403, 4), (308, 2)])
+def test_an_upload_that_a_proxy_refuses_names_the_proxy(status: int, code: int) -> None:
+    made, clock, _ = client(lambda request: httpx.Response(status, html="no"))
+    with pytest.raises(Stop) as caught:
+        made.upload(lambda: iter([b"a"]))
+    assert (caught.value.exit_code, clock.slept) == (code, [])
+    assert "proxy in between" in caught.value.next + str(caught.value)
 
 
 def test_a_log_that_is_refused_for_now_says_how_to_go_on() -> None:

@@ -49,9 +49,12 @@ def test_a_handler_wakes_the_reader_that_it_interrupts() -> None:
 
 def test_items_of_many_threads_come_once_and_in_their_order() -> None:
     inbox: Inbox[tuple[int, int]] = Inbox()
-    threads = [
-        threading.Thread(target=lambda who=who: [inbox.put((who, number)) for number in range(500)]) for who in range(4)
-    ]
+
+    def put(who: int) -> None:
+        for number in range(500):
+            inbox.put((who, number))
+
+    threads = [threading.Thread(target=put, args=(who,)) for who in range(4)]
     for thread in threads:
         thread.start()
     came: list[tuple[int, int]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -58,8 +59,8 @@ def test_ls_is_a_table_of_what_each_node_does(monkeypatch: pytest.MonkeyPatch) -
         ({"queues": ["q"], "drain": True}, "drained"),
     ],
 )
-def test_a_state_is_one_word(fields: dict[str, object], word: str) -> None:
-    assert state(pb.Node(**fields)) == word  # type: ignore[arg-type]
+def test_a_state_is_one_word(fields: dict[str, Any], word: str) -> None:
+    assert state(pb.Node(**fields)) == word
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from builder.cli import program
 from builder.cli.app import command_options
 from builder.cli.commands.operate import doctor_rows
 from builder.cli.commands.read import described, listed
+from builder.cli.context import Context, Out
 from builder.cli.pack import pack
 from builder.cli.requests import BuildOptions, request_of
 from builder.cli.stop import Stop
@@ -220,11 +221,16 @@ def test_completion_names_the_commands_of_a_group_and_their_options(shell: str) 
 
 @pytest.mark.parametrize("option", ["--username", "--host"])
 def test_the_value_of_a_groups_command_is_no_common_option(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
-    saved: list[tuple[object, ...]] = []
-    monkeypatch.setattr("builder.cli.commands.secret.save", lambda ctx, name, **given: saved.append((ctx, given)) or 0)
+    saved: list[tuple[Context, dict[str, Any]]] = []
+
+    def save(ctx: Context, name: str, **given: Any) -> int:
+        saved.append((ctx, given))
+        return 0
+
+    monkeypatch.setattr("builder.cli.commands.secret.save", save)
     assert run("secret", "set", "hub", "--type", "registry", option, "-q").code == 0
     ((context, given),) = saved
-    assert given[option[2:]] == "-q" and not context.common.quiet  # type: ignore[index, attr-defined]
+    assert given[option[2:]] == "-q" and not context.common.quiet
 
 
 def test_plan_shows_every_decision_and_runs_nothing(hello: Path) -> None:
@@ -271,7 +277,7 @@ def test_plan_sees_what_build_would_send(hello: Path) -> None:
 
 def test_plan_of_a_file_stdin_and_an_archive(hello: Path, tmp_path: Path) -> None:
     archive = tmp_path / "hello.tar.gz"
-    archive.write_bytes(b"".join(pack(str(hello), None).chunks()))  # type: ignore[arg-type]
+    archive.write_bytes(b"".join(pack(str(hello), io.BytesIO()).chunks()))
     of_folder = json.loads(run("plan", str(hello), "--json").out)
     of_archive = json.loads(run("plan", str(archive), "--json").out)
     of_stdin = json.loads(run("plan", "-", "--json", stdin=archive.read_bytes()).out)
@@ -356,7 +362,7 @@ class Failing:
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO])
 @pytest.mark.parametrize("is_answer", [True, False])
 def test_a_closed_pipe_and_a_hung_up_terminal_end_silently(number: int, is_answer: bool) -> None:
-    out = program.Out(Failing(number), is_answer=is_answer)  # type: ignore[arg-type]
+    out = Out(Failing(number), is_answer=is_answer)  # type: ignore[arg-type]
     out.line("a")
     out.line("b")
     assert out.closed
@@ -384,7 +390,7 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
         timeout="2m",
         no_cache=True,
     )
-    request = request_of(options, pack(str(hello), None))  # type: ignore[arg-type]
+    request = request_of(options, pack(str(hello), io.BytesIO()))
     go = request.code.compile.runtime.go
     assert (go.toolchain_version, go.target, request.timeout_secs) == ("1.26", 2, 120)
     assert (request.name, list(request.tags), request.no_cache) == ("hello-go", ["v1", "v2"], True)
@@ -394,16 +400,16 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
 
 
 def test_a_version_without_a_runtime_belongs_to_the_detected_one(hello: Path) -> None:
-    request = request_of(BuildOptions(path=str(hello), runtime_version="1.19"), pack(str(hello), None))  # type: ignore[arg-type]
+    request = request_of(BuildOptions(path=str(hello), runtime_version="1.19"), pack(str(hello), io.BytesIO()))
     assert request.code.compile.runtime.go.toolchain_version == "1.19"
-    plain = request_of(BuildOptions(path=str(hello)), pack(str(hello), None))  # type: ignore[arg-type]
+    plain = request_of(BuildOptions(path=str(hello)), pack(str(hello), io.BytesIO()))
     assert plain.code.compile.runtime.WhichOneof("runtime") is None
 
 
 @pytest.mark.parametrize(("runtime", "target"), [("cobol", ""), ("rust", "arm"), ("go", "arm"), ("python", "wasm")])
 def test_runtimes_and_targets_that_do_not_exist(hello: Path, runtime: str, target: str) -> None:
     with pytest.raises(Stop) as caught:
-        request_of(BuildOptions(path=str(hello), runtime=runtime, target=target), pack(str(hello), None))  # type: ignore[arg-type]
+        request_of(BuildOptions(path=str(hello), runtime=runtime, target=target), pack(str(hello), io.BytesIO()))
     assert caught.value.exit_code == 2
 
 
@@ -451,8 +457,10 @@ def test_get_names_what_an_image_and_a_commit_are_of() -> None:
     [("w-1", "watched by w-1", "build, a Job"), ("", "nobody watches it now", "build, an unwatched Job")],
 )
 def test_a_job_and_who_watches_it_are_told(watcher: str, of_get: str, of_ls: str) -> None:
-    here = {"stage": pb.BUILD_STAGE_JOB, "job": "ns/ignite-x-1", "watcher": watcher, "phase": pb.BUILD_PHASE_BUILD}
-    running = build(status=pb.BUILD_STATUS_RUNNING, ended_at_ms=0, **here)
+    running = build(
+        status=pb.BUILD_STATUS_RUNNING, ended_at_ms=0, stage=pb.BUILD_STAGE_JOB, job="ns/ignite-x-1", watcher=watcher,
+        phase=pb.BUILD_PHASE_BUILD,
+    )  # fmt: skip
     assert f"job     ns/ignite-x-1, {of_get}" in described(running, Look(), now_ms=START_MS, terminal=False)
     assert f"  {of_ls}  " in listed([running], Look(), now_ms=START_MS, terminal=False)[1]
 

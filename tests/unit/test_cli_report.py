@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -19,7 +20,7 @@ from tests.cli_fixtures import run
 SECRET = "s3cret-word"
 
 
-def report_of(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str, says: str = "", **settings: str) -> str:
+def report_of(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str, says: str = "", **settings: Any) -> str:
     """The report of a bug in a command that these words were typed for."""
 
     def broken(*args: object, **given: object) -> int:

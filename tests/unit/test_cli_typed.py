@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import click
 import pytest
@@ -57,7 +58,7 @@ def spoken(*words: str) -> Iterator[tuple[str, str]]:
                 yield path.name, "".join(_part(part) for part in node.values)
 
 
-def _is_text(node: ast.AST) -> bool:
+def _is_text(node: ast.AST) -> TypeGuard[ast.JoinedStr]:
     return isinstance(node, ast.JoinedStr)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,7 +187,7 @@ def test_a_url_shows_all_but_its_credentials(url: str, shown: str) -> None:
 
 
 def test_config_shows_the_hosts_and_hides_the_logins() -> None:
-    values = {
+    values: dict[str, Any] = {
         "redis_url": "redis://:hunter2@redis.test:6379/0",
         "store_url": "postgresql://u:hunter2@db.test/x",
         "report_url": "https://u:hunter2@reports.test/x",

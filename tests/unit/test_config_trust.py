@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,10 +63,10 @@ def test_a_variable_of_another_user_is_passed_over(
     machine.write_text("")
     stat = os.stat
 
-    def closed(path: str, *rest: object, **named: object) -> os.stat_result:
+    def closed(path: str, *rest: Any, **named: Any) -> os.stat_result:
         if str(path) == "/root/own.pem":
             raise PermissionError(13, "Permission denied", path)
-        return stat(path, *rest, **named)  # type: ignore[arg-type]
+        return stat(path, *rest, **named)
 
     monkeypatch.setattr(os, "stat", closed)
     assert ca_bundle(SSL_CERT_FILE="/root/own.pem") == str(machine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import struct
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -31,7 +32,7 @@ from builder.node.drive import do_work, driving
 from builder.node.leftovers import remove_left_behind
 from builder.node.worker import WorkerProcess, WorkerRefused
 from builder.plan import CopyFile, Step
-from builder.sandbox import Blank, Room, loopfs, size_for
+from builder.sandbox import Blank, Room, launch, loopfs, size_for
 from builder.settings import Settings
 from tests.attempt_fixtures import attempt_at, grant_of, node_at
 
@@ -105,19 +106,19 @@ def test_what_cannot_be_mounted_leaves_nothing(
 
 
 def test_a_disk_without_the_room_is_not_filled_up_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loopfs.os, "fstatvfs", lambda descriptor: SimpleNamespace(f_bavail=255, f_frsize=4096))
+    monkeypatch.setattr(os, "fstatvfs", lambda descriptor: SimpleNamespace(f_bavail=255, f_frsize=4096))
     with (tmp_path / "x.disk").open("w+b") as file:
         with pytest.raises(OSError) as caught:
             loopfs._reserve(file.fileno(), MIB)
         assert caught.value.errno == errno.ENOSPC
         assert os.fstat(file.fileno()).st_blocks == os.fstat(file.fileno()).st_size == 0
-        monkeypatch.setattr(loopfs.os, "fstatvfs", lambda descriptor: SimpleNamespace(f_bavail=256, f_frsize=4096))
+        monkeypatch.setattr(os, "fstatvfs", lambda descriptor: SimpleNamespace(f_bavail=256, f_frsize=4096))
         loopfs._reserve(file.fileno(), MIB)
         assert os.fstat(file.fileno()).st_size == MIB
 
 
 def test_another_user_than_root_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loopfs.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(BuildError, match="only root may mount") as caught:
         sandbox.tried(tmp_path, MIB)
     assert "disk_fence = off" in caught.value.next
@@ -127,7 +128,7 @@ def test_a_missing_mkfs_is_named_with_its_package(monkeypatch: pytest.MonkeyPatc
     def missing(name: str) -> str:
         raise PlatformError("SandboxUnavailable", name)
 
-    monkeypatch.setattr(loopfs.launch, "program", missing)
+    monkeypatch.setattr(launch, "program", missing)
     with pytest.raises(BuildError, match=r"mkfs\.ext4 is not installed") as caught:
         loopfs.make_blank(MIB)
     assert caught.value.next.startswith("apt-get install -y e2fsprogs")
@@ -194,7 +195,7 @@ def test_git_that_a_full_disk_ended_is_no_trouble_of_its_host(
             exit_code=128, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0, room=found
         )
 
-    monkeypatch.setattr(gitrun.sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     monkeypatch.setattr(gitrun, "machine_git", lambda attempt: ())
     monkeypatch.setattr(verdict, "room", lambda folder: node)
     attempt = attempt_at(tmp_path)
@@ -257,7 +258,7 @@ def test_git_that_fills_a_disk_blames_no_host(
     attempt = attempt_at(tmp_path)
     attempt.fence = tmp_path / "b-1.fence" if fenced else None
     monkeypatch.setattr(verdict, "room", lambda folder: ROOM)
-    monkeypatch.setattr(gitrun.sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     source = pb.GitSource(url="https://example.com/g/a.git")
     asked = repository_of(pb.CreateBuildRequest(git_source=source))
     assert asked is not None
@@ -293,7 +294,7 @@ def test_files_of_the_source_become_output_within_the_file_system_of_the_build(
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         rename(source, target, dst_dir_fd=dst_dir_fd)
 
-    monkeypatch.setattr(steps.os, "rename", renamed)
+    monkeypatch.setattr(os, "rename", renamed)
     plan = SimpleNamespace(placed=(CopyFile(path="app/web/a.txt", source="web/a.txt"),))
     steps.place(attempt, cast(Any, plan))
     assert (attempt.work / "out/app/web/a.txt").read_text() == "a"
@@ -364,7 +365,7 @@ def test_who_has_a_work_folder_within_a_left_file_system_mounted_is_ended(
     name, ended = "a" * 20 + "-2", list[int]()
     mounts: Mapping[int, list[bytes]] = {1 << 22: [b"/", root.format(name).encode()]}
     monkeypatch.setattr(leftovers, "_mounts", lambda: iter(mounts.items()))
-    monkeypatch.setattr(leftovers.os, "kill", lambda pid, _: ended.append(pid))
+    monkeypatch.setattr(os, "kill", lambda pid, _: ended.append(pid))
     monkeypatch.setattr(leftovers, "unmount", lambda folder: None)
     (tmp_path / "work" / f"{name}.fence").mkdir(parents=True)
     remove_left_behind(tmp_path)
@@ -380,7 +381,7 @@ def test_a_mount_of_any_name_hides_no_other(tmp_path: Path, monkeypatch: pytest.
     process.mkdir(parents=True)
     (process / "mountinfo").write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
     monkeypatch.setattr(leftovers, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(leftovers.os, "kill", lambda pid, _: ended.append(pid))
+    monkeypatch.setattr(os, "kill", lambda pid, _: ended.append(pid))
     (tmp_path / "work" / name).mkdir(parents=True)
     assert remove_left_behind(tmp_path) == 1
     assert ended == [1 << 22]
@@ -394,7 +395,7 @@ def test_a_worker_whose_fence_cannot_be_does_not_start(tmp_path: Path, monkeypat
         assert folder == tmp_path / "work" and limit == Settings().disk_bytes
         raise MISSING
 
-    monkeypatch.setattr(fences.sandbox, "tried", lacks)
+    monkeypatch.setattr(sandbox, "tried", lacks)
     monkeypatch.setattr(workers, "require_sandbox", lambda settings: None)
     settings = Settings(server="http://127.0.0.1:1", token="t", node_dir=str(tmp_path), disk_fence="loop")
     with pytest.raises(WorkerRefused) as caught:
@@ -418,16 +419,16 @@ def test_doctor_names_what_keeps_a_worker_from_its_fence(tmp_path: Path, monkeyp
         raise MISSING
 
     (tmp_path / "work").mkdir()
-    monkeypatch.setattr(doctor.sandbox, "check", lambda: ())
-    monkeypatch.setattr(doctor.sandbox, "lacks_overlay", lambda folder: "")
-    monkeypatch.setattr(doctor.sandbox, "tried", lambda folder, limit: EMPTY)
+    monkeypatch.setattr(sandbox, "check", lambda: ())
+    monkeypatch.setattr(sandbox, "lacks_overlay", lambda folder: "")
+    monkeypatch.setattr(sandbox, "tried", lambda folder, limit: EMPTY)
     assert look()["disk_fence: what a build writes lies in a file system of 1 MiB"].ok
     needed = 2 * size_for(Settings().disk_bytes) + Settings().node_free_bytes
     for free, enough in ((needed, False), (needed + 1, True)):
-        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
         (room,) = (one for one in look(slots=2).values() if one.name.endswith("GiB free"))
         assert room.ok == enough and "not all slots" in room.effect
-    monkeypatch.setattr(doctor.sandbox, "tried", lacks)
+    monkeypatch.setattr(sandbox, "tried", lacks)
     found = look()["disk_fence"]
     assert not found.ok and "a worker does not start here" in found.effect and "mkfs.ext4" in found.effect
     assert found.mend == MISSING.next

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from builder import sandbox
 from builder.engine.api import unreachable
 from builder.local import doctor
 from builder.sandbox import HostCheck
 from builder.settings import Settings
+from builder.toolchains import wasmtime
 
 OVERLAY: dict[str, str] = {}
 """Folder → why no overlay can be mounted there."""
 NO_GROUPS = "not writable: memory and processes are watched from outside, CPU is not limited"
 
 
-def look(monkeypatch: pytest.MonkeyPatch, folder: Path, *said: HostCheck, **flags: object) -> dict[str, doctor.Finding]:
+def look(monkeypatch: pytest.MonkeyPatch, folder: Path, *said: HostCheck, **flags: Any) -> dict[str, doctor.Finding]:
     """The findings by name on a host whose sandbox says this; trying it out takes a process."""
-    monkeypatch.setattr(doctor.sandbox, "check", lambda: said)
-    monkeypatch.setattr(doctor.sandbox, "lacks_overlay", lambda folder: OVERLAY.get(folder, ""))
+    monkeypatch.setattr(sandbox, "check", lambda: said)
+    monkeypatch.setattr(sandbox, "lacks_overlay", lambda folder: OVERLAY.get(folder, ""))
     return {one.name: one for one in doctor.findings(Settings(node_dir=str(folder), **flags))}
 
 
@@ -120,7 +123,7 @@ def test_what_serves_components_has_its_own_command(monkeypatch: pytest.MonkeyPa
     found = look(monkeypatch, tmp_path)["wasmtime"]
     assert not found.ok and found.mend == "ignite-builder runtimes fetch wasmtime"
     assert "components do not run here" in found.effect
-    program = doctor.wasmtime.WHEEL.place(tmp_path / "toolchains")
+    program = wasmtime.WHEEL.place(tmp_path / "toolchains")
     program.parent.mkdir(parents=True)
     program.write_bytes(b"")
     assert look(monkeypatch, tmp_path)["wasmtime"].ok

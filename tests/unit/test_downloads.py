@@ -7,8 +7,10 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,9 +114,9 @@ def test_what_a_fetch_step_sees_of_a_source_is_what_we_wrote_or_a_lock() -> None
         ("writes a cache", {"caches": (Cache(name="x", access=Access.DOWNLOAD),)}),
     ],
 )
-def test_a_step_that_breaks_the_rule_cannot_be_made(words: str, step: dict[str, object]) -> None:
+def test_a_step_that_breaks_the_rule_cannot_be_made(words: str, step: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=words):
-        Step(name="s", argv=("x",), **step)  # type: ignore[arg-type]
+        Step(name="s", argv=("x",), **step)
 
 
 def test_a_step_of_stubs_never_stands_behind_one_of_the_source() -> None:
@@ -196,11 +198,11 @@ def nothing(private: Path, outside: Path) -> None:
 
 
 @pytest.mark.parametrize("leave", [link_to_file, link_to_folder, fifo, folder, nothing])
-def test_only_a_file_of_its_own_is_taken(tmp_path: Path, private: Path, leave: object) -> None:
+def test_only_a_file_of_its_own_is_taken(tmp_path: Path, private: Path, leave: Callable[[Path, Path], None]) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (private / "x.whl").rename(outside / "x.whl")
-    leave(private, outside)  # type: ignore[operator]
+    leave(private, outside)
     wanted = replace(WHEEL, source="sub/x.whl") if leave is link_to_folder else WHEEL
     with pytest.raises(BuildError, match="did not arrive"):
         taken(tmp_path, wanted)
@@ -212,8 +214,9 @@ def test_only_a_file_of_its_own_is_taken(tmp_path: Path, private: Path, leave: o
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/x", "a//b", ".", "", "a\0b", "a" * 256, "a/./b"])
 @pytest.mark.parametrize("end", ["source", "path"])
 def test_a_path_that_leads_out_is_refused(tmp_path: Path, private: Path, path: str, end: str) -> None:
+    change: dict[str, Any] = {end: path}
     with pytest.raises(BuildError, match="names no file"):
-        taken(tmp_path, replace(WHEEL, **{end: path}))  # type: ignore[arg-type]
+        taken(tmp_path, replace(WHEEL, **change))
 
 
 def test_a_file_above_the_limit_is_given_up_before_it_is_whole(tmp_path: Path, private: Path) -> None:

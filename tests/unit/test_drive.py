@@ -386,7 +386,8 @@ def test_the_lines_of_a_plan_travel_with_it_where_they_are_taken(tmp_path: Path,
     calls = MemoryCalls()
     assert own(tmp_path, calls, plans_after(4, more=2), takes=True) is Close.FINISH
     assert batches == [] and len(calls.kept["b"]) == 6
-    sent = [(one.first_index, len(one.lines), one.log_count) for one in (*calls.plans, *calls.finished)]
+    requests: list[pb.PlannedRequest | pb.FinishRequest] = [*calls.plans, *calls.finished]
+    sent = [(one.first_index, len(one.lines), one.log_count) for one in requests]
     assert sent == [(0, 4, 4), (4, 2, 6)]
 
 

@@ -13,6 +13,7 @@ from builder import pipelines
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.local import embedded
+from builder.local.machine import ensure_bases
 from builder.pipelines import catalog as catalogs
 from builder.settings import Settings
 
@@ -99,7 +100,7 @@ def test_a_base_that_could_not_be_made_says_why(tmp_path: Path, monkeypatch: pyt
 
     settings = Settings(node_dir=str(tmp_path))
     monkeypatch.setattr("builder.toolchains.fetch.build_base", fails)
-    failed = embedded.ensure_bases(settings)
+    failed = ensure_bases(settings)
     assert set(failed) == set(pipelines.names())
     row = catalogs.read(catalog_file("")).find("python")
     with pytest.raises(BuildError, match="could not be made: mmdebstrap: the mirror does not answer") as caught:

@@ -166,9 +166,13 @@ def test_a_store_that_cannot_even_hear_of_the_trouble_counts_no_lost_finalizer(
         if down[0]:
             raise OperationalError("select 1", None, Exception("connection lost"))
 
+    def release(*args: Any) -> Any:
+        before("release")
+        return real(*args)
+
     real = builds.release_finalize
     monkeypatch.setattr(Flaky, "before", staticmethod(before))
-    monkeypatch.setattr(builds, "release_finalize", lambda *args: before("release") or real(*args))
+    monkeypatch.setattr(builds, "release_finalize", release)
     finish = pool(world, registry)
     assert attempt(finish)
     for _ in range(4):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder import sandbox
-from builder.attempt import git, gitrun
+from builder.attempt import git
 from builder.attempt.attempt import Attempt
 from builder.cli.requests import BuildOptions, check_sources, git_request
 from builder.cli.stop import Stop
@@ -141,7 +141,7 @@ class Host:
 
 
 def fetched(folder: Path, monkeypatch: pytest.MonkeyPatch, host: Host) -> tuple[Attempt, History]:
-    monkeypatch.setattr(gitrun.sandbox, "run", host.run)
+    monkeypatch.setattr(sandbox, "run", host.run)
     attempt = attempt_at(folder)
     attempt.source.mkdir(exist_ok=True)
     source = pb.GitSource(url=URL, history=True)
@@ -200,7 +200,7 @@ def test_a_history_that_is_too_large_ends_the_build(tmp_path: Path, monkeypatch:
 
 def test_without_a_request_a_commit_comes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
-    monkeypatch.setattr(gitrun.sandbox, "run", host.run)
+    monkeypatch.setattr(sandbox, "run", host.run)
     asked = repository_of(pb.CreateBuildRequest(git_source=pb.GitSource(url=URL)))
     assert asked is not None and git.fetch_commit(attempt_at(tmp_path), asked).history is None
     (fetching,) = [words for words in host.commands if "fetch" in words]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from builder import sandbox
-from builder.attempt import git, gitrun
+from builder.attempt import git
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
 from builder.errors import BuildError
@@ -148,7 +149,8 @@ def test_a_short_commit_that_is_two_is_refused() -> None:
     ],
 )
 def test_what_gits_words_mean(lines: list[str], facts: dict[str, bool], reason: str) -> None:
-    error = commands.failed(URL, lines, **{"refused": False, "unreachable": False, "login": False, **facts})
+    refused, unreachable, login = (facts.get(name, False) for name in ("refused", "unreachable", "login"))
+    error = commands.failed(URL, lines, refused=refused, unreachable=unreachable, login=login)
     assert error.reason == reason and all(line.isprintable() for line in error.said)
 
 
@@ -168,7 +170,7 @@ def test_a_commit_is_described_by_its_own_sha() -> None:
         ({"url": URL.text, "context_dir": "../x"}, "InvalidRequest", "gitSource.contextDir"),
     ],
 )
-def test_intake_judges_a_repository_by_its_name_alone(fields: dict[str, str], reason: str, where: str) -> None:
+def test_intake_judges_a_repository_by_its_name_alone(fields: dict[str, Any], reason: str, where: str) -> None:
     request = pb.CreateBuildRequest(name="app", git_source=pb.GitSource(**fields))
     asked = repository_of(request)
     assert asked is not None
@@ -301,12 +303,12 @@ class Hosts:
                               duration_ms=0)  # fmt: skip
 
 
-def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: Hosts, **more: object) -> commands.Commit:
-    monkeypatch.setattr(gitrun.sandbox, "run", hosts.run)
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: Hosts, **more: Any) -> commands.Commit:
+    monkeypatch.setattr(sandbox, "run", hosts.run)
     tmp_path.mkdir(exist_ok=True)
     attempt = attempt_at(tmp_path)
     attempt.grant.secrets.update({"git.token": "ghp_0123456789", "git.username": "ada"})
-    source = pb.GitSource(url="https://example.com/g/a.git", **more)  # type: ignore[arg-type]
+    source = pb.GitSource(url="https://example.com/g/a.git", **more)
     asked = repository_of(pb.CreateBuildRequest(git_source=source))
     assert asked is not None
     return git.fetch_commit(attempt, asked)

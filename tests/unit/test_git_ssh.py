@@ -292,7 +292,8 @@ def test_a_host_whose_key_is_unknown_is_named_with_the_command_that_asks_for_it(
 )
 def test_what_the_policy_or_the_network_stopped_is_no_login(facts: dict[str, bool], reason: str) -> None:
     lines = ["kex_exchange_identification: Connection closed by remote host", *END]
-    error = commands.failed(URL, lines, **{"refused": False, "unreachable": False, "login": True, **facts})
+    refused, unreachable = (facts.get(name, False) for name in ("refused", "unreachable"))
+    error = commands.failed(URL, lines, refused=refused, unreachable=unreachable, login=True)
     assert error.reason == reason and "redirected" not in error.message
 
 
@@ -566,7 +567,7 @@ class Steps:
 def fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: Steps, secrets: dict[str, str], **settings: object
 ) -> commands.Commit:
-    monkeypatch.setattr(gitrun.sandbox, "run", steps.run)
+    monkeypatch.setattr(sandbox, "run", steps.run)
     monkeypatch.setattr(gitrun, "serving", steps.serving)
     monkeypatch.setattr(gitrun, "require", lambda program, package: None)
     attempt = attempt_at(tmp_path, settings=settings)

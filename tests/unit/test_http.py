@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -379,7 +379,7 @@ class Dripping:
                 self.asked.set()  # what was sent is read, and more is waited for
             return await self._pieces.get()
 
-        async def send(message: dict[str, Any]) -> None:
+        async def send(message: MutableMapping[str, Any]) -> None:
             self.answer |= message
 
         await self._api.app(self._scope, receive, send)

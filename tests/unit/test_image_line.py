@@ -320,7 +320,8 @@ class Fake:
         self.created: list[Mapping[str, Any]] = []
         self.secrets: list[Mapping[str, Any]] = []
         self.deleted: list[str] = []
-        self.keeps, self.on_failure = 0, lambda: None
+        self.keeps = 0
+        self.on_failure: Callable[[], None] = lambda: None
 
     def create(self, job: Mapping[str, Any], secret_of: Callable[[str], Mapping[str, Any]] | None = None) -> str:
         if self.failures:
@@ -779,7 +780,7 @@ def test_what_plan_shows_is_what_a_worker_creates(tmp_path: Path, *, by_buildpac
 def test_a_source_without_a_dockerfile_goes_to_buildpacks(tmp_path: Path) -> None:
     calls = JobCalls(tar_of({"app/project.toml": PROJECT, "app/main.js": "1", "app/draft.js": "2", "other/x": "3"}))
     cluster = Fake(calls.order)
-    asked = {"sub_path": "app", "build_args": {"BP_MODE": "fast"}}
+    asked: dict[str, Any] = {"sub_path": "app", "build_args": {"BP_MODE": "fast"}}
     outcome, how = launch(tmp_path, calls, cluster, setups=BOTH, login=("robot", "pass"), **asked)
     assert how is Close.LAUNCHED, outcome
     assert calls.marked is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -287,7 +288,7 @@ def test_buildpacks_send_a_context_without_a_dockerfile(source: Path) -> None:
     put(source, app__index_dot_html="x")
     options = BuildOptions(path=str(source), build_args={"sub_path": "app", "BP_MODE": "fast"}, buildpacks=True)
     settings = local(source).replace(server="http://127.0.0.1:1")
-    packed = pack(options.path, None, Choice())
+    packed = pack(options.path, io.BytesIO(), Choice())
     request = request_of(options, packed)
     assert makes_image(settings, options, packed)
     as_image(request, options, settings)

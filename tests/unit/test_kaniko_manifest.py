@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from builder.kaniko.manifest import CONTEXT, EXEMPTIONS, DockerfileBuild, cache_repository, manifest
-from builder.kube.job import SOURCE_VOLUME, JobAttempt, Site, job_name, labels_of, push_secret
+from builder.kube.job import SOURCE_VOLUME, JobAttempt, JobLimits, Site, job_name, labels_of, push_secret
 from tests.golden import jobs
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +115,7 @@ def test_an_ended_job_stays_until_its_outcome_is_stored() -> None:
 
 def test_the_deadline_is_what_is_left_and_never_nothing() -> None:
     assert made()["spec"]["activeDeadlineSeconds"] == 600, "599.001 s are left"
-    limits = jobs.JobLimits(cpus=1, memory_bytes=1, disk_bytes=1, timeout_ms=0)
+    limits = JobLimits(cpus=1, memory_bytes=1, disk_bytes=1, timeout_ms=0)
     build = DockerfileBuild(repository="r/a", tag="t")
     assert manifest(SITE, jobs.ATTEMPT, jobs.SOURCE, limits, build)["spec"]["activeDeadlineSeconds"] == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -46,12 +47,12 @@ PLAN = Plan(
 )
 
 
-def step(**changes: object) -> Plan:
-    return replace(PLAN, steps=(replace(STEP, **changes),))  # type: ignore[arg-type]
+def step(**changes: Any) -> Plan:
+    return replace(PLAN, steps=(replace(STEP, **changes),))
 
 
-def output(**changes: object) -> Plan:
-    return replace(PLAN, output=replace(PLAN.output, **changes))  # type: ignore[arg-type]
+def output(**changes: Any) -> Plan:
+    return replace(PLAN, output=replace(PLAN.output, **changes))
 
 
 def toolchain(**changes: str) -> Plan:

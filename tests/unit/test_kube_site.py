@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,9 +84,9 @@ def test_an_organization_with_a_row_has_its_own_resources_and_of_what_it_leaves_
     row = {"organization": "acme", "cpus": 0.5, "memory_bytes": 512 * MIB, "timeout_ms": 120_000}
     settings = loaded(job_resources=(row, {"organization": "beta", "disk_bytes": 64 * MIB}))
     own = ("cpus", "memory_bytes", "timeout_ms")
-    given = {"cpus": 0.5, "memory_bytes": 512 * MIB, "disk_bytes": settings.disk_bytes}
-    assert limits_of(settings, "acme", 600_000) == JobLimits(**given, timeout_ms=120_000, own=own)
-    assert limits_of(settings, "acme", 60_000) == JobLimits(**given, timeout_ms=60_000, own=own[:2])
+    given = JobLimits(cpus=0.5, memory_bytes=512 * MIB, disk_bytes=settings.disk_bytes, timeout_ms=120_000, own=own)
+    assert limits_of(settings, "acme", 600_000) == given
+    assert limits_of(settings, "acme", 60_000) == replace(given, timeout_ms=60_000, own=own[:2])
     found = limits_of(settings, "beta", 600_000)
     assert (found.cpus, found.disk_bytes, found.timeout_ms, found.own) == (2.0, 64 * MIB, 600_000, ("disk_bytes",))
     assert limits_of(settings, "gamma", 1).own == ()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import builtins
 import codecs
+import gc
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,7 +123,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     with monkeypatch.context() as patch:
         patch.setattr(builtins, "__import__", recorded)
-        patch.setattr(pipelines.importlib, "import_module", names.add)
+        patch.setattr(importlib, "import_module", names.add)
         reading.load_all(pipelines.PIPELINES, images=True)
     return names
 
@@ -177,7 +179,7 @@ def forked(monkeypatch: pytest.MonkeyPatch, known: tuple[Pipeline, ...]) -> bool
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     for name in ("_cut_off", "rename"):
         monkeypatch.setattr(reading, name, lambda _: None)
-    monkeypatch.setattr(reading.gc, "freeze", lambda: None)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(reading, "die_with", lambda *_: True)
     monkeypatch.setattr(reading, "_fork_next", fork)
     monkeypatch.setattr(reading, "_gone", gone)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from builder.images.store import images_of
-from builder.toolchains import states
 from builder.toolchains.looks import LOOK_S, Looks, fetched_in
 from builder.toolchains.states import Kept
 from tests.unit.test_toolchains import store_base
@@ -135,7 +134,7 @@ def file(tmp_path: Path) -> File:
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time_ns
-    monkeypatch.setattr(states.time, "time_ns", lambda: now() + 10**9)
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**9)
 
 
 @pytest.mark.usefixtures("later")
@@ -168,8 +167,8 @@ def test_what_is_read_for_longer_than_a_tick_is_not_kept_of_a_file_that_changed_
     changed = path.stat().st_ctime_ns
 
     def read() -> int:
-        monkeypatch.setattr(states.time, "time_ns", lambda: changed + 10**9)
+        monkeypatch.setattr(time, "time_ns", lambda: changed + 10**9)
         return next(count)
 
-    monkeypatch.setattr(states.time, "time_ns", lambda: changed + 1)
+    monkeypatch.setattr(time, "time_ns", lambda: changed + 1)
     assert [kept.get(str(path), path, read) for _ in range(3)] == [1, 2, 2]

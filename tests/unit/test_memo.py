@@ -37,7 +37,7 @@ def test_a_step_is_recalled_by_all_that_it_depends_on(tmp_path: Path) -> None:
     assert memo.recall(attempt, bound, step) == LINES
     assert memo.recall(attempt, bound_to("sha256:2"), step) is None
     for change in ({"memo": "other"}, {"argv": (*step.argv, "-x")}, {"env": ()}):
-        assert memo.recall(attempt, bound, dataclasses.replace(step, **change)) is None  # type: ignore[arg-type]
+        assert memo.recall(attempt, bound, dataclasses.replace(step, **change)) is None
 
 
 def test_a_step_that_names_nothing_is_never_recalled(tmp_path: Path) -> None:

@@ -5,24 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import Column, String
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError, ErrorClass
 from builder.services import checks
 from builder.services.auth import Caller
 from builder.store import nodes, schema
-from tests.unit.test_service import Services, node_of, register, services  # noqa: F401
+from tests.unit.test_service import OfClaim, Services, node_of, of_claim, register, services  # noqa: F401
 
 HUGE = "\x1b" * 100_000
 WATCHER = Caller(organization="", scopes=frozenset({"watch"}))
 
 
-def claimed(services: Services) -> dict[str, Any]:  # noqa: F811
+def claimed(services: Services) -> OfClaim:  # noqa: F811
     """The fields that every call of the owner of a fresh build has."""
     build = services.submit()
     register(services, "n")
     asked = pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
-    return {"protocol": 1, "build_id": build, "claim": services.worker.claim_build(node_of("n"), asked).claim}
+    return of_claim(build, services.worker.claim_build(node_of("n"), asked).claim)
+
+
+def planned(common: OfClaim, field: str, text: str) -> pb.PlannedRequest:
+    request = pb.PlannedRequest(**common)
+    setattr(request, field, text)
+    return request
+
+
+def most_of(column: Column[Any]) -> int:
+    """How many characters a column holds."""
+    assert isinstance(column.type, String) and column.type.length is not None
+    return column.type.length
 
 
 @pytest.mark.parametrize(
@@ -77,19 +90,19 @@ def test_no_text_of_a_failure_is_longer_than_its_bound(services: Services) -> No
         ("target", schema.builds.c.target),
     ],
 )
-def test_a_plan_that_no_record_can_hold_is_refused(services: Services, field: str, column: Any) -> None:  # noqa: F811
+def test_a_plan_that_no_record_can_hold_is_refused(services: Services, field: str, column: Column[Any]) -> None:  # noqa: F811
     """SQLite holds what is longer than its column, PostgreSQL ends the call as a fault of ours."""
-    common, most = claimed(services), column.type.length
+    common, most = claimed(services), most_of(column)
     wire = pb.PlannedRequest.DESCRIPTOR.fields_by_name[field].json_name
     for wrong in ("x" * (most + 1), HUGE, "a\x1b[2Jb", "a\nb"):
         with pytest.raises(BuildError, match=f"InvalidRequest: {wire} takes up to {most} printable characters"):
-            services.worker.planned(node_of("n"), pb.PlannedRequest(**common, **{field: wrong}))
-    answer = services.worker.planned(node_of("n"), pb.PlannedRequest(**common, **{field: "x" * most}))
+            services.worker.planned(node_of("n"), planned(common, field, wrong))
+    answer = services.worker.planned(node_of("n"), planned(common, field, "x" * most))
     assert answer.verdict == pb.PLANNED_GO_ON
 
 
 def test_a_nonce_that_no_record_can_hold_is_refused(services: Services) -> None:  # noqa: F811
-    build, most = services.submit(), schema.builds.c.nonce.type.length
+    build, most = services.submit(), most_of(schema.builds.c.nonce)
     register(services, "n")
     for wrong in ("x" * (most + 1), "\x00"):
         with pytest.raises(BuildError, match="InvalidRequest: nonce takes"):
@@ -110,7 +123,7 @@ def test_what_a_node_names_is_printable(services: Services) -> None:  # noqa: F8
         register(services, "n", toolchains={"go\n": "d"})
     register(services, "n", lacks="\u202e" * 1000)
     [node] = nodes.all_nodes(services.store)
-    assert node.lacks.isprintable() and len(node.lacks) == schema.nodes.c.lacks.type.length
+    assert node.lacks.isprintable() and len(node.lacks) == most_of(schema.nodes.c.lacks)
 
 
 def test_a_watcher_names_no_build_that_cannot_be_one(services: Services) -> None:  # noqa: F811

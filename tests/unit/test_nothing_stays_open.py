@@ -39,7 +39,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
         return found
 
     monkeypatch.setattr(socket, "socketpair", paired)
-    monkeypatch.setattr(sshagent.socket, "socket", one)
+    monkeypatch.setattr(socket, "socket", one)
     yield made
     for each in made:
         each.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,21 +69,19 @@ def test_the_config_joins_base_and_app() -> None:
 
 def test_every_part_moves_the_digest() -> None:
     plain = build_image(BASE, (layer(2),), CONFIG).digest
+    changes: dict[str, Any] = {
+        "entrypoint": ("/x",),
+        "env": (),
+        "workdir": "/x",
+        "user": "1:1",
+        "labels": (),
+        "ports": (81,),
+    }
     others = {
         build_image(None, (layer(2),), CONFIG).digest,
         build_image(BASE, (layer(3),), CONFIG).digest,
         build_image(replace(BASE, digest="sha256:" + "c" * 64), (layer(2),), CONFIG).digest,
-        *(
-            build_image(BASE, (layer(2),), replace(CONFIG, **{key: value})).digest
-            for key, value in {
-                "entrypoint": ("/x",),
-                "env": (),
-                "workdir": "/x",
-                "user": "1:1",
-                "labels": (),
-                "ports": (81,),
-            }.items()
-        ),
+        *(build_image(BASE, (layer(2),), replace(CONFIG, **{key: value})).digest for key, value in changes.items()),
     }
     assert plain not in others and len(others) == 9
 

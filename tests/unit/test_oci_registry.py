@@ -269,7 +269,7 @@ def test_a_base_layer_is_mounted_where_it_is_and_sent_where_it_is_not(tmp_path: 
 
     memory.fault = no_mount
     assert registry(memory, mounts=known).push(based, "org/late", None).uploaded_blobs == 2
-    memory.fault = None
+    memory.fault = lambda request: None
     assert known.source(based.layers[0].digest) == "org/late", "what was sent last is the better source"
 
 

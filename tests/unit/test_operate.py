@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from builder.settings import Settings, Token
 from builder.store import membership
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
+from tests.unit.test_service import of_claim
 
 TOKENS = (
     Token(token="own", scopes=("worker",), node="node-1"),
@@ -93,13 +94,14 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.mark.parametrize("token", ["own", "all", "client"])
 def test_only_the_scope_operate_may(world: World, token: str) -> None:
     world.register()
-    for call, request in (
-        (world.operate.list_nodes, pb.ListNodesRequest()),
-        (world.operate.drain_node, pb.DrainNodeRequest(node_id="node-1")),
-        (world.operate.forget_node, pb.ForgetNodeRequest(node_id="node-1")),
-    ):
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: world.operate.list_nodes(caller(token), pb.ListNodesRequest()),
+        lambda: world.operate.drain_node(caller(token), pb.DrainNodeRequest(node_id="node-1")),
+        lambda: world.operate.forget_node(caller(token), pb.ForgetNodeRequest(node_id="node-1")),
+    )
+    for call in calls:
         with pytest.raises(CallRefused, match="lacks the scope operate") as refused:
-            call(caller(token), request)  # type: ignore[operator]
+            call()
         assert refused.value.code == "PERMISSION_DENIED"
     assert not world.register().drain and world.names() == ["node-1"]
 
@@ -158,8 +160,8 @@ def test_every_call_of_a_forgotten_node_is_unauthenticated_and_others_go_on(worl
     world.drain()
     assert world.forget().revoked_tokens == 2, "its own token, and the one for all nodes, as this node"
     world.worker._revocations._known.clear()
-    common = {"protocol": PROTOCOL, "build_id": build}
-    calls = (
+    common = of_claim(build, 1)
+    calls: tuple[Callable[[], object], ...] = (
         world.register,
         lambda: world.claim(build),
         lambda: world.worker.heartbeat(caller("own"), pb.HeartbeatRequest(**common)),

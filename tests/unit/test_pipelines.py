@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,9 +23,9 @@ CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 MAIN = "package main\n\nfunc main() {}\n"
 
 
-def planned(files: dict[str, str], **request: object) -> Plan:
+def planned(files: dict[str, str], **request: Any) -> Plan:
     tree = DictTree(files)
-    wanted = PlanRequest(**request)  # type: ignore[arg-type]
+    wanted = PlanRequest(**request)
     return pipelines.plan(pipelines.detect(tree, wanted.runtime), tree, wanted, CATALOG)
 
 
@@ -34,7 +36,7 @@ def test_the_plan_of_each_example_is_the_golden_one(folder: Path) -> None:
 
 def test_a_reader_has_every_module_of_the_pipelines_before_it_is_confined(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: set[str] = set()
-    monkeypatch.setattr(pipelines.importlib, "import_module", loaded.add)
+    monkeypatch.setattr(importlib, "import_module", loaded.add)
     pipelines.load_whole()
     folder = Path(pipelines.__file__).parent
     names = (path.relative_to(folder).with_suffix("").parts for path in folder.rglob("*.py"))
@@ -242,7 +244,7 @@ def test_unknown_output_keeps_the_tools_words() -> None:
 
 
 def test_an_app_stays_on_its_version_when_the_default_moves_until_it_asks() -> None:
-    def chosen(files: dict[str, str], **request: object) -> tuple[str, str]:
+    def chosen(files: dict[str, str], **request: Any) -> tuple[str, str]:
         plan = planned(files, **request)
         (why,) = (one.why for one in plan.choices if one.name == "version")
         return plan.toolchain.version, why

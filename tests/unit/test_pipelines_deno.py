@@ -14,9 +14,10 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.deno import lock as locks
 from builder.pipelines.deno.planning import MOD, STUB
 from builder.pipelines.deno.source import read_source
-from builder.plan import Network, Output, Plan, Sees
+from builder.plan import Network, Plan, Sees
 from builder.source.tree import DictTree
 from builder.toolchains.recipe import read_recipe
+from tests.planned_image import image_of
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 Files = dict[str, str]
@@ -194,7 +195,7 @@ def test_scripts_of_packages_run_only_where_one_is_named_and_then_see_no_cache()
 
 
 def test_permissions_are_the_listed_ones_and_those_that_are_asked_for() -> None:
-    allowed = [word for word in plan({"main.ts": ""}).output.entrypoint if word.startswith("--allow")]
+    allowed = [word for word in image_of(plan({"main.ts": ""})).entrypoint if word.startswith("--allow")]
     assert allowed == [
         "--allow-env",
         "--allow-net",
@@ -202,7 +203,7 @@ def test_permissions_are_the_listed_ones_and_those_that_are_asked_for() -> None:
         "--allow-sys=cpus,gid,homedir,hostname,networkInterfaces,osRelease,systemMemoryInfo,uid",
         "--allow-write=/tmp",
     ]
-    more = [word for word in plan({"main.ts": ""}, allow="ffi,read").output.entrypoint if word.startswith("--allow")]
+    more = [word for word in image_of(plan({"main.ts": ""}, allow="ffi,read")).entrypoint if word.startswith("--allow")]
     assert "--allow-ffi" in more and "--allow-read" in more and "--allow-read=/app,/opt/ignite,/tmp" not in more
     assert refused({"main.ts": ""}, allow="all").where == "buildArgs.allow"
 
@@ -217,13 +218,13 @@ def test_permissions_are_the_listed_ones_and_those_that_are_asked_for() -> None:
     ],
 )
 def test_who_serves(text: str, last: str) -> None:
-    assert " ".join(plan({"main.ts": text}).output.entrypoint).endswith(f" {last}")
+    assert " ".join(image_of(plan({"main.ts": text})).entrypoint).endswith(f" {last}")
 
 
 def test_a_start_command_overrules() -> None:
-    assert plan({"main.ts": ""}, start='["/opt/deno/bin/deno", "run", "x.ts"]').output.entrypoint[1:] == ("run", "x.ts")
-    made = plan({"main.ts": ""}, start='["deno", "run", "x.ts", "--port=$PORT"]').output
-    assert isinstance(made, Output)
+    made = image_of(plan({"main.ts": ""}, start='["/opt/deno/bin/deno", "run", "x.ts"]'))
+    assert made.entrypoint[1:] == ("run", "x.ts")
+    made = image_of(plan({"main.ts": ""}, start='["deno", "run", "x.ts", "--port=$PORT"]'))
     assert made.entrypoint[made.launcher - 2 :] == ("/ignite/start.js", "--", "deno", "run", "x.ts", "--port=$PORT")
     assert made.program == "deno" and "/ignite" in [layer.dest for layer in made.layers]
 
@@ -280,7 +281,8 @@ def test_an_import_map_of_its_own_is_taken_in() -> None:
 def test_a_folder_of_the_source_is_built_in_its_place() -> None:
     made = plan({"api/main.ts": "import '../lib.ts'", "lib.ts": ""}, sub_path="api")
     assert made.files[0].path == "api/deno.json"
-    assert (made.output.workdir, made.output.entrypoint[-1]) == ("/app/api", "/app/api/main.ts")
+    image = image_of(made)
+    assert (image.workdir, image.entrypoint[-1]) == ("/app/api", "/app/api/main.ts")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from builder.errors import REASONS, ErrorClass
 from builder.pipelines import deno, go, python
+from builder.pipelines.base import Pipeline
 from builder.pipelines.go.steps import GO
 from builder.pipelines.python.planning import FETCH, LOCKED
 from builder.plan import Diagnosis, Step
@@ -20,7 +21,7 @@ FROZEN = Step(name="check", argv=("deno", "run", "check.ts", "install", "frozen"
 DENO_DOWNLOAD = Step(name="download packages", argv=("deno", "run"))
 LOCKS = Step(name="lock packages", argv=("deno", "install"))
 INSTALL = Step(name="install dependencies", argv=("uv", "-r", "requirements.txt"))
-LOCKED = Step(name="install dependencies", argv=("uv", f"{FETCH}/{LOCKED}"))
+FROM_LOCK = Step(name="install dependencies", argv=("uv", f"{FETCH}/{LOCKED}"))
 
 # recording → (step, reason, where, what the message says, the first line kept)
 EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
@@ -138,7 +139,7 @@ EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
         "error: No solution",
     ),
     "uv-conflict": (INSTALL, "DependencyConflict", "requirements.txt", "exclude each other", "error: No solution"),
-    "uv-hash": (LOCKED, "LockOutdated", "uv.lock", "requests==2.32.3 is not the one", "error: Failed to download"),
+    "uv-hash": (FROM_LOCK, "LockOutdated", "uv.lock", "requests==2.32.3 is not the one", "error: Failed to download"),
     "uv-missing": (
         INSTALL,
         "DependencyNotFound",
@@ -206,7 +207,7 @@ EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
 
 def diagnose(name: str, step: Step) -> Diagnosis:
     lines = (SAID / f"{name}.txt").read_text().splitlines()
-    known = {"deno": deno, "go": go, "uv": python}
+    known: dict[str, Pipeline] = {"deno": deno, "go": go, "uv": python}
     return known[name.partition("-")[0]].diagnose(step, 1, lines)
 
 

@@ -7,6 +7,7 @@ import pytest
 from builder.pipelines import go
 from builder.pipelines.catalog import parse
 from builder.plan import Access, Network, Sees
+from tests.planned_image import image_of
 from tests.unit.test_pipelines_go import MAIN, MOD, choice, planned, refused, target
 
 VERSIONED = "package main\n\nvar version, commit string\n\nfunc main() { println(version, commit) }\n"
@@ -61,13 +62,14 @@ def test_a_variable_that_the_package_does_not_name_is_a_warning() -> None:
 
 def test_files_stand_beside_the_binary_in_one_layer() -> None:
     made = planned(PAGES, files="templates")
-    (layer,) = made.output.layers
-    assert (layer.source, layer.dest, made.output.entrypoint) == ("/work/out/app", "/app", ("/app/app",))
+    image = image_of(made)
+    (layer,) = image.layers
+    assert (layer.source, layer.dest, image.entrypoint) == ("/work/out/app", "/app", ("/app/app",))
     assert made.steps[-1].argv[-3:] == ("-o", "/work/out/app/app", ".")
     assert [(one.path, one.source) for one in made.placed] == [
         ("app/templates/a.html", "templates/a.html"), ("app/templates/b.html", "templates/b.html"),
     ]  # fmt: skip
-    assert "2 files beside it" in made.output.summary
+    assert "2 files beside it" in image.summary
     assert made.effects() != planned(PAGES, files="templates/a.html").effects() != planned(PAGES).effects()
 
 
@@ -86,8 +88,8 @@ def test_a_file_in_the_place_of_the_binary_is_refused(name: str) -> None:
 def test_start_names_the_binary_or_a_file_beside_it() -> None:
     for program in ("app", "./app", "/app/app"):
         made = planned(SOURCE, start=f'["{program}", "serve", "--port=1"]')
-        assert made.output.entrypoint == ("/app/app", "serve", "--port=1")
-    assert planned(PAGES, files="run", start='["./run"]').output.entrypoint == ("/app/run",)
+        assert image_of(made).entrypoint == ("/app/app", "serve", "--port=1")
+    assert image_of(planned(PAGES, files="run", start='["./run"]')).entrypoint == ("/app/run",)
     for program in ("sh", "/bin/sh", "../app", "./run"):
         error = refused(SOURCE, start=f'["{program}", "-c", "x"]')
         assert (error.reason, error.where) == ("InvalidRequest", "buildArgs.start"), program
@@ -97,8 +99,9 @@ def test_a_start_command_with_variables_has_a_launcher_of_code_of_ours_alone() -
     for source, before in ((SOURCE, 0), (DOWNLOADS, 1)):
         plain = planned(source, start='["./app", "$"]')
         made = planned(source, start='["./app", "--listen=:$PORT"]')
-        assert made.output.entrypoint == ("/ignite/start", "--", "/app/app", "--listen=:$PORT")
-        assert made.output.program == "/app/app" and made.output.layers[0].dest == "/ignite"
+        image = image_of(made)
+        assert image.entrypoint == ("/ignite/start", "--", "/app/app", "--listen=:$PORT")
+        assert image.program == "/app/app" and image.layers[0].dest == "/ignite"
         launcher = made.steps[before]
         assert (launcher.name, launcher.sees, launcher.network) == ("compile launcher", Sees.STUBS, Network.NONE)
         assert launcher.cwd == "/work/fetch" and launcher.argv[-1] == "/work/fetch/ignite/start.go"

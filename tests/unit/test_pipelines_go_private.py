@@ -34,7 +34,7 @@ def planned(files: dict[str, str] = SOURCE, version: int = 3, **more: str) -> Pl
     return pipelines.plan(pipelines.detect(tree, "go"), tree, request, CATALOG)
 
 
-def refused(files: dict[str, str] = SOURCE, **more: str) -> BuildError:
+def refused(files: dict[str, str] = SOURCE, **more: Any) -> BuildError:
     with pytest.raises(BuildError) as caught:
         planned(files, **more)
     return caught.value
@@ -94,7 +94,8 @@ def test_paths_that_are_none_are_refused_with_the_reason(text: str, why: str) ->
 
 @pytest.mark.parametrize(("left_out", "other"), [("private", "private_secret"), ("private_secret", "private")])
 def test_each_argument_takes_the_other_one(left_out: str, other: str) -> None:
-    error = refused(**{left_out: "-"})
+    alone: dict[str, Any] = {left_out: "-"}
+    error = refused(**alone)
     assert (error.reason, error.where) == ("InvalidRequest", f"buildArgs.{left_out}")
     assert error.message == f"the build argument {other} takes {left_out} beside it"
     assert refused(private_secret="").where == "buildArgs.private_secret"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from builder.data import runtimes_dir
@@ -12,6 +14,7 @@ from builder.pipelines.python import diagnosis
 from builder.pipelines.python.planning import LOCKED, SDK
 from builder.plan import Network, Plan
 from builder.source.tree import DictTree
+from tests.planned_image import image_of
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 HANDLER = {"handler.py": "def handler(payload, ctx): ...\n"}
@@ -35,11 +38,11 @@ PYLOCK = (
 )
 
 
-def planned(files: dict[str, str], **request: str) -> Plan:
+def planned(files: dict[str, str], **request: Any) -> Plan:
     tree = DictTree(HANDLER | files)
     found = python.detect(tree)
     assert found
-    return python.plan(tree, found, PlanRequest(**request), CATALOG)  # type: ignore[arg-type]
+    return python.plan(tree, found, PlanRequest(**request), CATALOG)
 
 
 def refused(files: dict[str, str]) -> BuildError:
@@ -66,8 +69,8 @@ def test_a_handler_alone_needs_one_step_and_no_network() -> None:
     (step,) = made.steps
     assert step.argv == ("/usr/bin/python3.11", "-I", "-B", f"{SDK}/build/check_and_compile.py", "handler")
     assert step.network is Network.NONE
-    assert [layer.dest for layer in made.output.layers] == ["/ignite", "/app/src"]
-    assert made.output.entrypoint == ("/usr/bin/python3.11", "-B", "/ignite/serve.py")
+    assert [layer.dest for layer in image_of(made).layers] == ["/ignite", "/app/src"]
+    assert image_of(made).entrypoint == ("/usr/bin/python3.11", "-B", "/ignite/serve.py")
     assert made.materials == ()
 
 
@@ -76,7 +79,7 @@ def test_a_server_of_its_own_is_started_as_it_is() -> None:
     found = python.detect(tree)
     assert found
     made = python.plan(tree, found, PlanRequest(), CATALOG)
-    assert made.output.entrypoint[-1] == "/app/src/main.py" and made.steps[-1].argv[-1] == "server"
+    assert image_of(made).entrypoint[-1] == "/app/src/main.py" and made.steps[-1].argv[-1] == "server"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ def test_every_kind_of_manifest(files: dict[str, str], source: str, value: str, 
     assert installed(made) == source
     assert choice(made, "dependencies")[0] == value
     assert made.materials == materials
-    assert [layer.dest for layer in made.output.layers] == ["/ignite", "/app/deps", "/app/src"]
+    assert [layer.dest for layer in image_of(made).layers] == ["/ignite", "/app/deps", "/app/src"]
 
 
 def test_a_lock_of_uv_is_read_without_the_network() -> None:
@@ -345,7 +348,7 @@ def test_manifests_that_cannot_be_used(files: dict[str, str], where: str, words:
 def test_the_source_decides_the_version(files: dict[str, str], version: str, why: str) -> None:
     made = planned(files)
     assert choice(made, "version") == (version, why)
-    assert made.output.entrypoint[0] == f"/usr/bin/python{version}"
+    assert image_of(made).entrypoint[0] == f"/usr/bin/python{version}"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -14,17 +15,18 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.python.versions import wanted_version
 from builder.plan import Output, Plan
 from builder.source.tree import DictTree
+from tests.planned_image import image_of
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 HANDLER: dict[str, str | bytes] = {"handler.py": "def handler(payload, ctx): ...\n"}
 IDNA = '[[package]]\nname = "idna"\nversion = "3.7"\nsource = { registry = "https://index.example/simple" }\n'
 
 
-def planned(files: dict[str, str | bytes], **request: str) -> Plan:
+def planned(files: dict[str, str | bytes], **request: Any) -> Plan:
     tree = DictTree({**HANDLER, **files})
     found = python.detect(tree)
     assert found
-    return python.plan(tree, found, PlanRequest(**request), CATALOG)  # type: ignore[arg-type]
+    return python.plan(tree, found, PlanRequest(**request), CATALOG)
 
 
 def refused(files: dict[str, str | bytes]) -> BuildError:
@@ -62,7 +64,7 @@ def stub(plan: Plan, path: str) -> list[str]:
 
 
 def path_of(plan: Plan) -> str:
-    return dict(plan.output.env)["PYTHONPATH"]
+    return dict(image_of(plan).env)["PYTHONPATH"]
 
 
 def written(plan: Plan) -> dict[str, str]:
@@ -75,8 +77,8 @@ def choice(plan: Plan, name: str) -> str:
 
 def test_programs_of_packages_are_on_the_path() -> None:
     made = planned({"requirements.txt": "ruff==0.6.9\n"})
-    assert dict(made.output.env)["PATH"].split(":")[0] == "/app/deps/bin"
-    assert "PATH" not in dict(planned({}).output.env)
+    assert dict(image_of(made).env)["PATH"].split(":")[0] == "/app/deps/bin"
+    assert "PATH" not in dict(image_of(planned({})).env)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from builder.plan import Access, Network, Output, Plan, Sees, Step
 from builder.sandbox import app
 from builder.source.tree import DictTree
 from builder.toolchains.recipe import read_recipe
+from tests.planned_image import image_of
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 SAID = Path(__file__).resolve().parents[1] / "golden" / "said"
@@ -75,7 +77,7 @@ def written(plan: Plan, path: str) -> str:
     return found
 
 
-def stub(plan: Plan, path: str) -> dict[str, object]:
+def stub(plan: Plan, path: str) -> dict[str, Any]:
     (found,) = [file.content for file in plan.stubs if file.path == path]
     return tomllib.loads(found)
 
@@ -114,7 +116,7 @@ def test_a_library_with_a_handler_gets_a_program_that_calls_it() -> None:
     manifest = tomllib.loads(written(plan, "Cargo.toml"))
     assert manifest["bin"] == [{"name": "ignite-app", "path": ".ignite/main.rs"}]
     assert written(plan, "Cargo.toml").startswith(PACKAGE)
-    assert plan.output.layers[0].source.endswith("/release/ignite-app")
+    assert image_of(plan).layers[0].source.endswith("/release/ignite-app")
 
 
 def test_a_library_for_c_is_compiled_as_a_program() -> None:
@@ -179,37 +181,37 @@ def test_rocket_gets_its_port_by_the_name_that_it_reads(files: dict[str, str]) -
     assert launcher.result == "/work/out/ignite"
     (source,) = [one.content for one in plan.stubs if one.path == "start.rs"]
     assert 'var_os("PORT")' in source
-    assert isinstance(plan.output, Output)
-    assert plan.output.entrypoint == ("/ignite/start", "ROCKET_PORT=$PORT", "--", "/app/app")
-    assert plan.output.env == (("ROCKET_ADDRESS", "0.0.0.0"),)
-    assert plan.output.layers[0].source == "/work/out/ignite" and plan.output.layers[0].dest == "/ignite"
+    image = image_of(plan)
+    assert image.entrypoint == ("/ignite/start", "ROCKET_PORT=$PORT", "--", "/app/app")
+    assert image.env == (("ROCKET_ADDRESS", "0.0.0.0"),)
+    assert image.layers[0].source == "/work/out/ignite" and image.layers[0].dest == "/ignite"
     assert choice(plan, "port") == ("ROCKET_PORT=$PORT", "it depends on rocket")
 
 
 def test_a_start_command_of_rocket_is_started_with_its_port() -> None:
     source = {"Cargo.toml": PACKAGE + '[dependencies]\nrocket = "0.5"\n', "src/main.rs": MAIN}
     plan = planned(source, start='["./app", "serve"]')
-    assert isinstance(plan.output, Output)
-    assert plan.output.entrypoint == ("/ignite/start", "ROCKET_PORT=$PORT", "--", "/app/app", "serve")
-    assert plan.output.program == "/app/app" and plan.to_json()["output"]["launcher"] == 3
+    image = image_of(plan)
+    assert image.entrypoint == ("/ignite/start", "ROCKET_PORT=$PORT", "--", "/app/app", "serve")
+    assert image.program == "/app/app" and plan.to_json()["output"]["launcher"] == 3
     assert "launcher" not in plan.effects()["output"], "the words say it all"
 
 
 @pytest.mark.parametrize("word", ["$PORT", "a${PORT}b", "${NAME:-x y}", "${NAME-}", "$_x"])
 def test_a_start_command_with_variables_has_a_launcher(word: str) -> None:
     plan = planned({"Cargo.toml": PACKAGE, "src/main.rs": MAIN}, start=json.dumps(["./app", word]))
-    assert isinstance(plan.output, Output)
-    assert plan.output.entrypoint == ("/ignite/start", "--", "/app/app", word)
-    assert plan.output.program == "/app/app" and plan.output.env == ()
+    image = image_of(plan)
+    assert image.entrypoint == ("/ignite/start", "--", "/app/app", word)
+    assert image.program == "/app/app" and image.env == ()
     assert names(plan)[-2:] == ["compile launcher", "compile"] and "start.rs" in [one.path for one in plan.stubs]
-    assert plan.output.layers[0].dest == "/ignite"
+    assert image.layers[0].dest == "/ignite"
 
 
 @pytest.mark.parametrize("word", ["serve", "$", "$1", "${}", "a$", "$(x)", "${NAME:?x}", "$-", "${NAME"])
 def test_a_start_command_without_a_variable_starts_as_it_is(word: str) -> None:
     plan = planned({"Cargo.toml": PACKAGE, "src/main.rs": MAIN}, start=json.dumps(["./app", word]))
-    assert isinstance(plan.output, Output)
-    assert plan.output.entrypoint == ("/app/app", word) and "compile launcher" not in names(plan)
+    image = image_of(plan)
+    assert image.entrypoint == ("/app/app", word) and "compile launcher" not in names(plan)
 
 
 def test_what_the_launcher_cannot_start_counts_as_absent() -> None:
@@ -244,8 +246,8 @@ def test_an_entry_point_has_a_program(launcher: int) -> None:
 )
 def test_what_does_not_serve_by_rocket_starts_as_it_is(files: dict[str, str]) -> None:
     plan = planned(files)
-    assert isinstance(plan.output, Output)
-    assert (plan.output.entrypoint, plan.output.env, len(plan.output.layers)) == (("/app/app",), (), 1)
+    image = image_of(plan)
+    assert (image.entrypoint, image.env, len(image.layers)) == (("/app/app",), (), 1)
     assert "compile launcher" not in names(plan)
     assert all(one.path != "start.rs" for one in plan.stubs)
 
@@ -300,8 +302,8 @@ def test_a_lock_is_checked_before_it_grows() -> None:
     ]  # fmt: skip
     check = plan.steps[3]
     assert check.cwd == "/work/fetch/sent" and "--locked" in check.argv and check.network is Network.NONE
-    assert "ignite" not in stub(plan, "sent/Cargo.toml")["dependencies"]  # type: ignore[operator]
-    assert "ignite" in stub(plan, "app/Cargo.toml")["dependencies"]  # type: ignore[operator]
+    assert "ignite" not in stub(plan, "sent/Cargo.toml")["dependencies"]
+    assert "ignite" in stub(plan, "app/Cargo.toml")["dependencies"]
     assert "--locked" not in plan.steps[-1].argv
 
 
@@ -334,8 +336,8 @@ def test_a_stub_has_the_dependencies_and_none_of_the_targets() -> None:
     )
     files = {"Cargo.toml": manifest, "src/main.rs": MAIN, "tools/build.rs": "fn main() {}"}
     made = stub(planned(files), "app/Cargo.toml")
-    assert made["package"]["build"] == "ignite-stub-build.rs"  # type: ignore[index]
-    assert "description" not in made["package"]  # type: ignore[operator]
+    assert made["package"]["build"] == "ignite-stub-build.rs"
+    assert "description" not in made["package"]
     assert made["target"] == {"cfg(unix)": {"dependencies": {"libc": "0.2"}}}
     assert made["profile"] == {"release": {"lto": True}}
     assert made["features"] == {"tls": []} and made["build-dependencies"] == {"cc": "1"}
@@ -624,8 +626,8 @@ def test_files_lie_beside_the_binary_and_start_names_it() -> None:
     files = {"Cargo.toml": PACKAGE, "src/main.rs": MAIN, "static/a.css": "", "static/b.js": ""}
     plan = planned(files, files="static/*.css", start='["./app", "serve"]')
     assert [(file.path, file.source) for file in plan.placed] == [("app/static/a.css", "static/a.css")]
-    assert [layer.dest for layer in plan.output.layers] == ["/app/app", "/app"]
-    assert plan.output.entrypoint == ("/app/app", "serve")
+    assert [layer.dest for layer in image_of(plan).layers] == ["/app/app", "/app"]
+    assert image_of(plan).entrypoint == ("/app/app", "serve")
     assert refused(files, start='["sh"]').where == "buildArgs.start"
 
 

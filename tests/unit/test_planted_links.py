@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,14 +18,12 @@ from builder.attempt.desk import LFS_HEAD, Desk
 from builder.attempt.inside import folder_in, write_in
 from builder.errors import BuildError, PlatformError
 from builder.pipelines.catalog import Catalog
-from builder.plan import Built, CacheLink, CopyFile, Fetched, Plan, Step, WantedFile, WriteFile
+from builder.plan import Access, Built, CacheLink, CopyFile, Fetched, Plan, Sees, Step, WantedFile, WriteFile
 from builder.sandbox.remove import remove_in
 from builder.source import below
 from tests.attempt_fixtures import attempt_at
 
-RESULT = Step(
-    name="x", argv=("x",), sees=steps.Sees.STUBS, runs_source=False, cwd="/work/fetch", result="/work/out/target"
-)
+RESULT = Step(name="x", argv=("x",), sees=Sees.STUBS, runs_source=False, cwd="/work/fetch", result="/work/out/target")
 KINDS = ("absolute", "relative", "dangling", "circle")
 
 
@@ -162,7 +161,7 @@ def test_files_of_the_source_become_output_through_no_link(attempt: Attempt, out
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_download_leaves_through_no_link(attempt: Attempt, outside: Path, kind: str) -> None:
-    step = SimpleNamespace(caches=(SimpleNamespace(name="c", access=downloads.Access.DOWNLOAD),))
+    step = SimpleNamespace(caches=(SimpleNamespace(name="c", access=Access.DOWNLOAD),))
     plant(kind, attempt.work / "download/c", outside)
     in_the_way(lambda: steps._make_download(attempt, "c"))
     named_by(attempt, Fetched(wanted=(WantedFile(cache="c", source="file", path="file", digest="sha256:0"),)))
@@ -234,7 +233,7 @@ def test_the_plans_files_are_written_through_no_link_of_the_source(attempt: Atte
     plant(kind, attempt.source / "b/c", outside)
     plant(kind, attempt.source / "file", outside / "file")
     for path in ("a/new", "a/deep/new", "b/c/file"):
-        in_the_way(lambda path=path: prepared(path), "ManifestInvalid")  # type: ignore[misc]
+        in_the_way(partial(prepared, path), "ManifestInvalid")
     prepared("file")
     assert not (attempt.source / "file").is_symlink() and (attempt.source / "file").read_text() == "ours"
 
@@ -284,8 +283,12 @@ def test_what_goes_is_removed_by_the_folder_that_is_open(tmp_path: Path, outside
 
 
 def test_a_path_of_a_folder_that_leads_out_by_its_text_is_refused(attempt: Attempt, outside: Path) -> None:
+    def enter(path: str) -> None:
+        with folder_in(attempt, path):
+            pass
+
     for path in ("../outside", "fetch/../../outside"):
-        in_the_way(lambda path=path: folder_in(attempt, path).__enter__())  # type: ignore[misc]
+        in_the_way(partial(enter, path))
 
 
 def test_a_work_folder_that_is_gone_is_no_steps_doing(attempt: Attempt) -> None:

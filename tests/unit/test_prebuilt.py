@@ -21,7 +21,7 @@ from builder.images.reference import Reference, is_own, parse
 from builder.local.run import place_of
 from builder.services import secrets as service
 from builder.settings import Settings
-from builder.store import builds, secrets
+from builder.store import builds, schema, secrets
 from builder.store.transitions import EXTERNAL
 from builder.vault import Unreadable, Vault
 from tests.store_contract.world import LEASE, World, open_world
@@ -566,7 +566,7 @@ def test_a_new_value_is_a_new_version_and_the_old_row_put_back_does_not_open(kep
     assert old is not None and answer.secrets[0].version == 2
     assert kept.registry("acme", "hub", "ref").password == "q"
     with world.store.transaction() as tx:
-        tx.execute(secrets.secrets.update().values(sealed=old["sealed"]))
+        tx.execute(schema.secrets.update().values(sealed=old["sealed"]))
     with pytest.raises(BuildError, match="cannot be opened"):
         kept.registry("acme", "hub", "ref")
 

@@ -46,7 +46,7 @@ def ran(
     attempt: Attempt, step: Step, patch: pytest.MonkeyPatch, *tried: EgressRecord, code: int = 0, image: bool = False
 ) -> tuple[sandbox.Command, sandbox.Root, sandbox.Egress | None]:
     """What the sandbox was asked to run."""
-    found: list[Any] = []
+    found: list[tuple[sandbox.Command, sandbox.Root, sandbox.Egress | None]] = []
 
     def run(command: sandbox.Command, root: sandbox.Root, *_: object, egress: Any, **others: object) -> sandbox.Result:
         found.append((command, root, egress))
@@ -54,12 +54,12 @@ def ran(
             egress.record(record)
         return replace(DONE, exit_code=code)
 
-    patch.setattr(steps.sandbox, "run", run)
+    patch.setattr(sandbox, "run", run)
     root = sandbox.Root(rootfs=Path("/var") if image else None, mounts=(GO,))
     toolchain = Provided(base=None, root=root, digests={}, indexes=indexes.shipped()["go"])
     steps.execute_step(attempt, toolchain, step)
     (one,) = found
-    return one  # type: ignore[no-any-return]
+    return one
 
 
 def settings_of(env: dict[str, str]) -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ from builder.pipelines.python.servers import SERVERS
 from builder.plan import Plan
 from builder.sandbox import app
 from builder.source.tree import DictTree
+from tests.planned_image import image_of
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 FRONT = Path(runtimes_dir()) / "python/front"
@@ -55,8 +56,8 @@ def refused(files: Mapping[str, str], **arguments: str) -> BuildError:
 
 def started(plan: Plan) -> tuple[str, ...]:
     """What the interpreter is started with."""
-    assert plan.output.entrypoint[:2] == ("/usr/bin/python3.11", "-B")
-    return plan.output.entrypoint[2:]
+    assert image_of(plan).entrypoint[:2] == ("/usr/bin/python3.11", "-B")
+    return image_of(plan).entrypoint[2:]
 
 
 def served(kind: str, target: str) -> tuple[str, ...]:
@@ -219,7 +220,7 @@ def test_an_application_without_a_server_gets_ours_by_hash_and_apart_from_the_re
     assert all("--hash=sha256:" in line for line in stub.content.splitlines())
     names = [step.name for step in made.steps]
     assert names.index("resolve server") < names.index("download wheels") < names.index("install server")
-    assert [layer.dest for layer in made.output.layers] == ["/ignite", "/app/server", "/app/deps", "/app/src"]
+    assert [layer.dest for layer in image_of(made).layers] == ["/ignite", "/app/server", "/app/deps", "/app/src"]
 
 
 @pytest.mark.parametrize("server", SERVERS["asgi"])

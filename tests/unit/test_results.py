@@ -7,7 +7,7 @@ import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -218,7 +218,7 @@ def test_the_place_names_all_that_decides_the_result(attempt: Attempt, monkeypat
     assert len(places) == 1
     places.add(results.place_of(attempt, bound_to(plan, "sha256:2"), step))
     for change in ({"argv": (*step.argv, "-x")}, {"env": ()}):
-        places.add(results.place_of(attempt, bound_to(plan), dataclasses.replace(step, **change)))  # type: ignore[arg-type]
+        places.add(results.place_of(attempt, bound_to(plan), dataclasses.replace(step, **change)))
     stubs = (*plan.stubs[:-1], dataclasses.replace(plan.stubs[-1], content="other"))
     places.add(results.place_of(attempt, bound_to(dataclasses.replace(plan, stubs=stubs)), step))
     other = dataclasses.replace(WANTED, digest="sha256:9")
@@ -352,10 +352,10 @@ def test_a_step_without_a_result_has_no_place(attempt: Attempt) -> None:
     ],
     ids=str,
 )
-def test_a_result_that_more_than_stubs_decides_cannot_be_planned(change: dict[str, object]) -> None:
+def test_a_result_that_more_than_stubs_decides_cannot_be_planned(change: dict[str, Any]) -> None:
     _, step = rust()
     with pytest.raises(ValueError, match="has a result that more than its stubs decides"):
-        dataclasses.replace(step, **change)  # type: ignore[arg-type]
+        dataclasses.replace(step, **change)
 
 
 def test_a_step_without_a_result_shows_none() -> None:

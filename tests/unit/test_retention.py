@@ -257,7 +257,8 @@ def test_a_source_that_a_submit_is_about_to_name_stays(tmp_path: Path, monkeypat
     assert not store.delete(digest, 10)
     # Renewed after it was looked at, a moment before it is moved away.
     os.utime(path, (1, 1))
-    rename, calls = Path.rename, []
+    rename = Path.rename
+    calls: list[Path] = []
 
     def late(self: Path, target: Path) -> Path:
         if not calls:

@@ -24,8 +24,9 @@ CONFIG = {"Entrypoint": ["/app"], "Env": ["A=1"]}
 
 
 def result(exit_code: int = 0, reason: str | None = None, signal: int | None = None) -> Result:
-    numbers = {"peak_memory": 0, "peak_disk": 0, "peak_pids": 1, "duration_ms": 5}
-    return Result(exit_code=exit_code, reason=reason, signal=signal, **numbers)
+    return Result(
+        exit_code=exit_code, reason=reason, signal=signal, peak_memory=0, peak_disk=0, peak_pids=1, duration_ms=5
+    )
 
 
 class App:

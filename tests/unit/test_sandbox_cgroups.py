@@ -190,7 +190,7 @@ def test_beside_systemd_root_manages_only_what_it_delegated(tmp_path: Path, monk
     folder = tmp_path / "system/ignite/leaf"
     folder.mkdir(parents=True)
     monkeypatch.setattr(cgroups, "SYSTEMD", tmp_path)
-    monkeypatch.setattr(cgroups.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     marks = {tmp_path / "system/ignite": b"1", tmp_path / "system": b"0"}
 
     def getxattr(path: Path, name: str) -> bytes:
@@ -198,7 +198,7 @@ def test_beside_systemd_root_manages_only_what_it_delegated(tmp_path: Path, monk
             return marks[path]
         raise OSError(errno.ENODATA, "none")
 
-    monkeypatch.setattr(cgroups.os, "getxattr", getxattr)
+    monkeypatch.setattr(os, "getxattr", getxattr)
     assert cgroups.delegated(folder, tmp_path)
     assert cgroups.delegated(folder.parent, tmp_path)
     assert not cgroups.delegated(folder.parent.parent, tmp_path)
@@ -293,7 +293,7 @@ def test_without_a_proc_of_ours_nothing_is_swept(tmp_path: Path, monkeypatch: py
     name = f"{cgroups._own_name()}{2**30}-5-1"
     (tmp_path / name).mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(cgroups.os, "readlink", lambda path: "1")
+        patch.setattr(os, "readlink", lambda path: "1")
         cgroups._sweep(tmp_path)
     assert list(tmp_path.iterdir())
     cgroups._sweep(tmp_path)

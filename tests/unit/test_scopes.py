@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from google.protobuf.message_factory import GetMessageClass
@@ -76,11 +77,11 @@ def snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def _method(services: SimpleNamespace, name: str) -> object:
+def _method(services: SimpleNamespace, name: str) -> Any:
     return next((getattr(each, name) for each in vars(services).values() if hasattr(each, name)), None)
 
 
-def implemented(services: SimpleNamespace) -> dict[str, object]:
+def implemented(services: SimpleNamespace) -> dict[str, Callable[..., object]]:
     """RPC in snake case → its method."""
     names = (snake(method.name) for service in routes.services() for method in service.methods)
     found = {name: _method(services, name) for name in names}
@@ -94,14 +95,14 @@ def test_the_table_lists_every_call_that_is_implemented(services: SimpleNamespac
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_call_needs_its_scope_and_no_other_one_will_do(services: SimpleNamespace, name: str) -> None:
     (method,) = (each for each in (m for s in routes.services() for m in s.methods) if snake(each.name) == name)
-    request = GetMessageClass(method.input_type)()
+    request: Any = GetMessageClass(method.input_type)()
     if "protocol" in method.input_type.fields_by_name:
         request.protocol = 1
     for scope in SCOPES:
         caller = Caller(organization="acme", scopes=frozenset({scope}))
         refused = ""
         try:
-            implemented(services)[name](caller, request)  # type: ignore[operator]
+            implemented(services)[name](caller, request)
         except CallRefused as error:
             refused = error.code
         except BuildError:  # the empty request is refused for what it lacks, so the scope was enough

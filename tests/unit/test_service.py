@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,6 +35,18 @@ from builder.stores.folder import FolderStore
 ACME = Caller(organization="acme", scopes=frozenset({"submit", "read"}))
 OTHER = Caller(organization="other", scopes=frozenset({"submit", "read"}))
 NODE = Caller(organization="", scopes=frozenset({"worker"}))
+
+
+class OfClaim(TypedDict):
+    """The fields that every call of the owner of a claim has."""
+
+    protocol: int
+    build_id: str
+    claim: int
+
+
+def of_claim(build_id: str, claim: int) -> OfClaim:
+    return {"protocol": 1, "build_id": build_id, "claim": claim}
 
 
 @dataclass(frozen=True)
@@ -347,7 +359,7 @@ def test_the_last_lines_of_a_finish_are_bounded_and_cleaned_as_those_of_a_batch(
         node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
     )
     assert granted.takes_last_lines
-    common = {"protocol": 1, "build_id": build, "claim": granted.claim}
+    common = of_claim(build, granted.claim)
     hostile = pb.LogEntry(line="a\x1b[31mb" + "x" * 200_000, timestamp_ms=2**62, phase=pb.BUILD_PHASE_BUILD, sequence=9)
     services.worker.append_log(node_of("n"), pb.AppendLogRequest(**common, lines=[hostile]))
     finish = pb.FinishRequest(
@@ -369,11 +381,11 @@ def test_the_lines_of_a_plan_are_cleaned_and_those_that_lack_are_asked_for(servi
         node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
     )
     assert granted.takes_planned_lines
-    common = {"protocol": 1, "build_id": build, "claim": granted.claim, "key": "k"}
+    common = of_claim(build, granted.claim)
     hostile = pb.LogEntry(line="a\x1b[31mb", timestamp_ms=2**62, phase=pb.BUILD_PHASE_PLAN, sequence=9)
-    gap = pb.PlannedRequest(**common, first_index=1, log_count=2, lines=[hostile])
+    gap = pb.PlannedRequest(**common, key="k", first_index=1, log_count=2, lines=[hostile])
     assert services.worker.planned(node_of("n"), gap) == pb.PlannedResponse(log_incomplete=True)
-    whole = pb.PlannedRequest(**common, log_count=2, lines=[hostile, hostile])
+    whole = pb.PlannedRequest(**common, key="k", log_count=2, lines=[hostile, hostile])
     assert services.worker.planned(node_of("other"), whole).verdict == pb.PLANNED_STALE
     for _ in range(2):
         assert services.worker.planned(node_of("n"), whole).verdict == pb.PLANNED_GO_ON
@@ -385,7 +397,7 @@ def test_a_call_has_no_more_lines_than_an_owner_sends_at_once(services: Services
     build = services.submit()
     register(services, "n")
     asked = pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
-    common = {"protocol": 1, "build_id": build, "claim": services.worker.claim_build(node_of("n"), asked).claim}
+    common = of_claim(build, services.worker.claim_build(node_of("n"), asked).claim)
     lines = [pb.LogEntry()] * (MOST_LINES + 1)
     with pytest.raises(BuildError, match="InvalidRequest: lines takes up to 20000"):
         services.worker.append_log(node_of("n"), pb.AppendLogRequest(**common, lines=lines))
@@ -405,7 +417,7 @@ def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> Non
         register(services, name)
     claimed = pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
     claim = services.worker.claim_build(node_of("n"), claimed).claim
-    before, common = services.get(build), {"protocol": 1, "build_id": build, "claim": claim}
+    before, common = services.get(build), of_claim(build, claim)
     failure = pb.Failure(reason="CompileFailed", message="m")
     worker, other, services.wakes[:] = services.worker, node_of("other"), []
     assert worker.heartbeat(other, pb.HeartbeatRequest(**common)).stale
@@ -619,7 +631,7 @@ def test_what_a_node_dates_is_within_the_calendar(services: Services) -> None:
     build = services.submit()
     register(services, "n")
     claimed = pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
-    common = {"protocol": 1, "build_id": build, "claim": services.worker.claim_build(node_of("n"), claimed).claim}
+    common = of_claim(build, services.worker.claim_build(node_of("n"), claimed).claim)
     times = (2**63 - 1, -(2**63), 5)
     lines = [pb.LogEntry(line="x", timestamp_ms=at) for at in times]
     services.worker.append_log(node_of("n"), pb.AppendLogRequest(**common, lines=lines))
@@ -640,7 +652,7 @@ def test_what_a_node_dropped_is_counted_though_nothing_else_changed(services: Se
 def test_the_dispatcher_is_woken_by_a_node_that_can_something_else_and_by_no_repetition(services: Services) -> None:
     request = pb.RegisterNodeRequest(protocol=1, node_id="node", queues=["compile.go"], slots=2)
     for changed in ({}, {"slots": 3}, {"queues": ["compile.any"]}, {"toolchains": {"go-1.26": "d"}}):
-        request.MergeFrom(pb.RegisterNodeRequest(**changed))  # type: ignore[arg-type]
+        request.MergeFrom(pb.RegisterNodeRequest(**changed))
         before = len(services.wakes)
         for _ in range(3):
             services.worker.register_node(NODE, request)

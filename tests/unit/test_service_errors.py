@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -133,7 +134,7 @@ def test_an_upload_without_bytes_is_refused_and_leaves_nothing(uploads: Uploads,
     assert not [path for path in (tmp_path / "sources").rglob("*") if path.is_file()]
 
 
-def with_settings(uploads: Uploads, **values: int) -> Uploads:
+def with_settings(uploads: Uploads, **values: Any) -> Uploads:
     return Uploads(dataclasses.replace(uploads._parts, settings=Settings(**values)))
 
 

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,20 +88,21 @@ class Pipe(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: object) -> int:
-        self.data += bytes(data)  # type: ignore[call-overload]
-        return len(memoryview(data))  # type: ignore[arg-type]
+    def write(self, data: Any) -> int:
+        self.data += bytes(data)
+        return len(memoryview(data))
 
 
 def by_zipfile(out: io.BytesIO | Pipe, method: int, comment: bytes = b"", force: bool = False) -> bytes:
-    with zipfile.ZipFile(out, "w", method) as made:  # type: ignore[arg-type]
+    with zipfile.ZipFile(out, "w", method) as made:
         made.comment = comment
         for path, data in SOURCE.items():
             info = zipfile.ZipInfo(path.rstrip("*"))
             info.compress_type = method
             info.external_attr = (stat.S_IFREG | (0o755 if path.endswith("*") else 0o644)) << 16
             with made.open(info, "w", force_zip64=force) as entry:
-                entry.write(data)  # type: ignore[arg-type]
+                assert isinstance(data, bytes)
+                entry.write(data)
     return bytes(out.data) if isinstance(out, Pipe) else out.getvalue()
 
 
@@ -115,10 +117,11 @@ ZIPS = (
 )
 TIMES = extra(0x5455, b"\1" + bytes(4)) + extra(0x7875, b"\1\4\0\0\0\0\4\0\0\0\0")  # Info-ZIP's UT and ux
 ONE: Want = {"a.txt": b"hello hello"}
+NAMES: Want = {LONG: b"1", "größe/日本.txt": b"2", "e\u0301/🏳\u200d🌈": b"3", "to": LONG, "top": b""}
 
 
-def _described(form: str, **more: bytes) -> bytes:
-    return zipped(*[Zip(name=one.name, data=one.data, mode=one.mode, descriptor=form, **more) for one in ZIPS])  # type: ignore[arg-type]
+def _described(form: str, **more: Any) -> bytes:
+    return zipped(*[Zip(name=one.name, data=one.data, mode=one.mode, descriptor=form, **more) for one in ZIPS])
 
 
 def _windows(*names: str) -> bytes:
@@ -132,9 +135,8 @@ TARS = [
         for mode in ("w", "w:gz")
     ],
     *[
-        Honest(name=f"tarfile {form}, long and unicode names", data=by_tarfile(form, want=want), want=want)
+        Honest(name=f"tarfile {form}, long and unicode names", data=by_tarfile(form, want=NAMES), want=NAMES)
         for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
-        for want in [{LONG: b"1", "größe/日本.txt": b"2", "e\u0301/🏳\u200d🌈": b"3", "to": LONG, "top": b""}]
     ],
     Honest(
         name="v7, no magic",
@@ -376,7 +378,7 @@ ZIP_ROWS = [
     Honest(
         name="macOS Finder",
         data=zipped(
-            *[Zip(name=f"p/{one.name}", data=one.data, mode=one.mode, descriptor=NARROW) for one in ZIPS],
+            *[Zip(name=f"p/{os.fsdecode(one.name)}", data=one.data, mode=one.mode, descriptor=NARROW) for one in ZIPS],
             Zip(name="__MACOSX/p/._main.go", data=b"\0\5", descriptor=NARROW),
         ),
         warns="1 file of macOS or Windows left out",
@@ -385,7 +387,7 @@ ZIP_ROWS = [
         name="GitHub",
         data=zipped(
             Zip(name="p-main/"),
-            *[Zip(name=f"p-main/{one.name}", data=one.data, mode=one.mode) for one in ZIPS],
+            *[Zip(name=f"p-main/{os.fsdecode(one.name)}", data=one.data, mode=one.mode) for one in ZIPS],
             comment=b"1" * 40,
         ),
         warns='"p-main"',

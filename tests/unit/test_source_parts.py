@@ -17,12 +17,12 @@ import pytest
 
 from builder.cli.pack import pack
 from builder.errors import BuildError, PlatformError
-from builder.source import unpack as unpacking
 from builder.source.digest import code_hash
 from builder.source.entry import shown
 from builder.source.sniff import HEAD_BYTES, SourceKind, describe, sniff
 from builder.source.tree import DictTree, DirTree, Tree
 from builder.source.unpack import ArchiveLimits, unpack, write_single
+from builder.source.write import from_disk
 from builder.stores.folder import FolderStore, SourceStore
 from tests.source_archives import END, OK, OK_ZIP, Tar, Zip, gz, tar, xz, zipped, zst
 
@@ -374,7 +374,7 @@ def test_our_disks_failures_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(PlatformError):
         unpack(tmp_path / "archive", tmp_path / "link", ArchiveLimits())
     assert not list((tmp_path / "elsewhere").iterdir())
-    assert unpacking.from_disk(OSError(28, "No space left on device")).reason == "NodeDiskFull"
+    assert from_disk(OSError(28, "No space left on device")).reason == "NodeDiskFull"
 
 
 def test_no_part_of_a_path_is_a_link_out_also_when_it_becomes_one_later(tmp_path: Path) -> None:

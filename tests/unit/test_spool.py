@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,8 +31,8 @@ def test_lines_leave_only_when_they_are_acknowledged(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(st.text(max_size=300), max_size=200))
-def test_a_crashed_claims_lines_are_found(tmp_path_factory: object, texts: list[str]) -> None:
-    folder = tmp_path_factory.mktemp("spool")  # type: ignore[attr-defined]
+def test_a_crashed_claims_lines_are_found(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("spool")
     path = spool_path(folder, "build", 7)
     spool = make(path)
     for text in texts:
@@ -60,8 +61,10 @@ def test_at_the_cap_head_and_tail_stay_and_one_marker_counts_the_rest(tmp_path: 
 
 @settings(max_examples=100, deadline=None)
 @given(sizes=st.lists(st.integers(min_value=0, max_value=900), max_size=60))
-def test_near_the_cap_lines_of_any_length_keep_their_order(tmp_path_factory: object, sizes: list[int]) -> None:
-    folder = tmp_path_factory.mktemp("spool")  # type: ignore[attr-defined]
+def test_near_the_cap_lines_of_any_length_keep_their_order(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("spool")
     spool = make(spool_path(folder, "build", 1), cap=4_000)
     for number, size in enumerate(sizes):
         spool.add(5, "BUILD", "STDOUT", f"{number} {'x' * size}")

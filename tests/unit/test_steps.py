@@ -35,7 +35,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *trie
             egress.record(record)
         return sandbox.Result(**{**vars(DONE), "exit_code": code})
 
-    monkeypatch.setattr(steps.sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     attempt = attempt_at(tmp_path, settings={"index_env": {"UV_DEFAULT_INDEX": "https://pypi.corp/simple"}})
     base = BaseImage(name="go", digest="sha256:" + "a" * 64, layers=())
     toolchain = Provided(base=base, root=sandbox.Root(), digests={}, indexes=indexes.shipped()["python"])
@@ -61,7 +61,7 @@ def test_a_variable_of_the_toolchain_goes_before_the_default_of_a_step(
         found.append(command)
         return DONE
 
-    monkeypatch.setattr(steps.sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     toolchain = Provided(base=None, root=sandbox.Root(), digests={}, env=brought)
     step = Step(name="compile", argv=("x",), env=(("RUST_VERSION", "${RUST_VERSION:-1.95}"),))
     steps.execute_step(attempt_at(tmp_path), toolchain, step)
@@ -77,7 +77,7 @@ def test_what_is_shown_is_mounted_over_a_folder_of_the_build_and_over_no_link(
         found.append(command)
         return DONE
 
-    monkeypatch.setattr(steps.sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     attempt, step = attempt_at(tmp_path), Step(name="compile", argv=("x",))
     toolchain = Provided(base=None, root=sandbox.Root(), digests={})
     attempt.shown["/work/fetch/vendor"] = tmp_path / "stored"
@@ -119,7 +119,7 @@ def test_the_build_user_passes_to_what_it_writes_of_a_cache_whatever_the_umask(
             seen.extend((name, each.stat().st_mode & 0o777) for each in (over.folder.parent, over.folder, over.upper))
         return DONE
 
-    monkeypatch.setattr(steps.sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     attempt = attempt_at(tmp_path)
     attempt.work.parent.mkdir(parents=True, exist_ok=True)
     toolchain = Provided(base=None, root=sandbox.Root(), digests={})
@@ -170,7 +170,7 @@ def test_no_secret_of_a_build_is_in_the_lines_of_a_step_nor_in_what_it_said_last
         on_line(sandbox.Stream.STDOUT, token[:10].encode())
         return DONE
 
-    monkeypatch.setattr(steps.sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     attempt = attempt_at(tmp_path)
     attempt.log.mask = mask_of({"git.token": token, "git.username": "password"})
     result = steps.execute_step(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from array import array
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -86,8 +86,8 @@ class World:
         """How many the log has."""
         return BuildService(self.parts).get_build(ACME, pb.GetBuildRequest(build_id=self.build)).log_lines
 
-    async def open(self, last: str = "", **fields: object) -> Place:
-        return await self.streams.open(ACME, pb.StreamBuildLogsRequest(build_id=self.build, **fields), last)  # type: ignore[arg-type]
+    async def open(self, last: str = "", **fields: Any) -> Place:
+        return await self.streams.open(ACME, pb.StreamBuildLogsRequest(build_id=self.build, **fields), last)
 
     async def follow(self, place: Place) -> tuple[list[int], pb.LogEntry | None]:
         """All that a reader gets: sequences, and the end."""
@@ -197,7 +197,8 @@ def test_a_reader_within_a_page_is_served_from_it(world: World) -> None:
         stream = world.streams.stream(first)
         await anext(stream)
         got = (await world.follow(second))[0]
-        await stream.aclose()  # type: ignore[attr-defined]
+        assert isinstance(stream, AsyncGenerator)
+        await stream.aclose()
         return [got]
 
     lines = world.lines()

@@ -64,7 +64,8 @@ def test_another_login_or_registry_shares_nothing(tmp_path: Path) -> None:
     destinations, login = Destinations(), {"registry": "reg.test", "username": "robot", "password": "one"}
     first = cast(Registry, destinations(attempt(tmp_path, **login)))
     for change in ({"password": "two"}, {"username": "other"}, {"registry": "else.test"}, {"insecure": True}):
-        other = cast(Registry, destinations(attempt(tmp_path, **{**login, **change})))
+        asked: dict[str, Any] = {**login, **change}
+        other = cast(Registry, destinations(attempt(tmp_path, **asked)))
         assert other.transport.client is not first.transport.client
         assert other.transport._tokens is not first.transport._tokens
 

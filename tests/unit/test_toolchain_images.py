@@ -411,10 +411,11 @@ def test_a_recipe_puts_links_over_a_public_image(tmp_path: Path) -> None:
     layout = registry_with(tmp_path, docker_form(node.image(PUBLIC_FILES)))
     recipe, images = node.provider.recipe(ROW), toolchain_images_of(tmp_path / "node")
     assert recipe is not None
-    digests = [
-        make_image(images, recipe, refresh=True, fetch=lambda *asked: fetch_public(*asked, lambda host: layout)).digest
-        for _ in range(2)
-    ]
+
+    def fetch(text: str, work: Path, progress: Callable[[str], None]) -> Image:
+        return fetch_public(text, work, progress, lambda host: layout)
+
+    digests = [make_image(images, recipe, refresh=True, fetch=fetch).digest for _ in range(2)]
     assert digests[0] == digests[1], "the same image and recipe give the same digest"
     rootfs = images.rootfs(digests[0])
     assert os.readlink(rootfs / "usr/bin/zig") == "/usr/local/x" and (rootfs / "usr/local/zig/VERSION").is_file()

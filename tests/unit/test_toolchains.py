@@ -102,7 +102,8 @@ def test_a_program_may_join_the_path(node: Node, line: str, path: tuple[str, ...
     assert found.path == path
     assert [part.dest for part in found.parts] == ["/opt/ignite/toolchain/zig", "/opt/ignite/sdk/zig"]
     assert set(found.digests()) == {"base", "zig", "sdk sdk"}
-    assert found.base.name == "zig" and found.root == found.base.digest == node.digest
+    assert found.base is not None and found.base.name == "zig"
+    assert found.root == found.base.digest == node.digest
     provided = node.provider().provide(found)
     assert [mount.dest for mount in provided.root.mounts] == [part.dest for part in found.parts]
     assert (provided.path, provided.base, provided.digests) == (path, found.base, found.digests())
@@ -136,7 +137,7 @@ def test_a_root_may_be_an_image_of_its_own_beside_the_base(node: Node) -> None:
     assert caught.value.next == "ignite-builder runtimes fetch zig-1"
     digest = store_base(node.images, node.root, "zig-build", "compilers")
     found = node.provider().find(ROW)
-    assert (found.root, found.base.digest) == (digest, node.digest)
+    assert found.base is not None and (found.root, found.base.digest) == (digest, node.digest)
     assert found.digests()["toolchain"] == digest
     rootfs = node.provider().provide(found).root.rootfs
     assert rootfs is not None and (rootfs / "app/greeting").read_text() == "compilers"
@@ -189,7 +190,7 @@ def test_an_empty_root_unpacks_nothing(node: Node) -> None:
     node.recipe(RECIPE.replace('"base"', '""', 1))
     before = listing(node.root / "node/bases")
     provided = node.provider().provide(node.provider().find(ROW))
-    assert provided.root.rootfs is None and provided.base.digest == node.digest
+    assert provided.base is not None and provided.root.rootfs is None and provided.base.digest == node.digest
     assert listing(node.root / "node/bases") == before
 
 
@@ -355,7 +356,8 @@ def test_a_root_of_no_image_is_refused(node: Node, digest: str) -> None:
 def test_the_first_provider_that_finds_a_row_provides_it(node: Node) -> None:
     empty, own = node.provider("nowhere"), node.provider()
     both = Toolchains(providers=(empty, own))
-    assert both.provide(ROW).base.digest == node.digest and both.has(ROW)
+    base = both.provide(ROW).base
+    assert base is not None and base.digest == node.digest and both.has(ROW)
     wrong = Toolchain(runtime="zig", version="2", target="", name="zig-2", base="zig")
     with pytest.raises(BuildError, match="zig on this node is 1, 2 is needed"):
         Toolchains(providers=(own, empty)).find(wrong)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from builder import build
+from builder import build, sandbox
 from builder.attempt import running, steps
 from builder.attempt.attempt import DISCARDED, Attempt
 from builder.attempt.steps import StepResult
@@ -338,7 +338,7 @@ def test_a_limit_that_keeps_a_step_from_starting_is_found_behind_it(
         except OSError as error:
             raise PlatformError("SandboxUnavailable", f"the command does not start: {error}") from None
 
-    monkeypatch.setattr(steps.sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     toolchain = Provided(base=None, root=Root(), digests={})
     with pytest.raises(PlatformError) as raised:
         steps.execute_step(attempt_at(tmp_path), toolchain, Step(name="compile", argv=("x",)))

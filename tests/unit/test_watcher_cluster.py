@@ -74,7 +74,8 @@ def job(name: str, attempt: str) -> dict[str, Any]:
 
 def test_a_log_without_end_is_stored_in_parts_that_let_the_next_build_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watched, "MOST_BEHIND", 1000)
-    cluster, got = cluster_of(Answers(*("x" * 99 for _ in range(50)))), []
+    cluster = cluster_of(Answers(*("x" * 99 for _ in range(50))))
+    got: list[Line] = []
 
     async def emit(container: str, lines: Sequence[Line], cursor: Cursor) -> None:
         got.extend(lines)
@@ -342,7 +343,8 @@ def test_a_kubelet_that_never_answers_keeps_nobody_waiting(monkeypatch: pytest.M
             raise ClusterRefused(500, "InternalError", "dial tcp: no route to host")
 
     async def scenario() -> None:
-        cluster, got = cluster_of(Silent("a", "b")), []
+        cluster = cluster_of(Silent("a", "b"))
+        got: list[str] = []
 
         async def emit(container: str, lines: Sequence[Line], cursor: Cursor) -> None:
             got.extend(line.text for line in lines)

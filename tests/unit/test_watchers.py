@@ -20,7 +20,7 @@ from builder.services.masks import UNOPENED_S
 from builder.services.workers import WorkerService
 from builder.settings import Settings
 from builder.store import builds, logs
-from tests.unit.test_service import ACME, Services, node_of, services  # noqa: F401
+from tests.unit.test_service import ACME, Services, node_of, of_claim, services  # noqa: F401
 
 WATCHER = Caller(organization="", scopes=frozenset({"watch"}), node="w")
 
@@ -36,10 +36,10 @@ def launch(services: Services, **more: Any) -> tuple[str, pb.Job]:  # noqa: F811
     assert claimed.granted and claimed.request.code.image.from_code.build_args["A"] == "secret"
     values = {"strategy": "kaniko", "name": f"ignite-{build}-1", "namespace": "builds", "facts": "{}", **more}
     job = pb.Job(**values)
-    common_ = {"protocol": 1, "build_id": build, "claim": claimed.claim}
-    marked = worker.launching(node, pb.LaunchingRequest(**common_, job=job))
+    mine = of_claim(build, claimed.claim)
+    marked = worker.launching(node, pb.LaunchingRequest(**mine, job=job))
     assert not marked.stale and not marked.cancel and services.get(build).job == f"builds/{job.name}"
-    assert worker.launched(node, pb.LaunchedRequest(**common_)).status == pb.BUILD_STATUS_RUNNING
+    assert worker.launched(node, pb.LaunchedRequest(**mine)).status == pb.BUILD_STATUS_RUNNING
     return build, job
 
 
@@ -56,7 +56,7 @@ def test_a_job_from_its_mark_to_its_end(services: Services) -> None:  # noqa: F8
     assert (got.destination.repository, got.destination.tag) == ("acme/app", f"build-{build}-1")
     assert not got.destination.username and not got.destination.password
     assert services.get(build).watcher == "w"
-    worker, mine = services.worker, {"protocol": 1, "build_id": build, "claim": got.claim}
+    worker, mine = services.worker, of_claim(build, got.claim)
     cursors = {"kaniko": pb.LogCursor(since=5, lines=1, newest_ns=6_000_000_001)}
     lines = [pb.LogEntry(line="x", phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT)]
     sent = worker.append_log(WATCHER, pb.AppendLogRequest(**mine, lines=lines, cursors=cursors))
@@ -82,7 +82,7 @@ def test_a_job_from_its_mark_to_its_end(services: Services) -> None:  # noqa: F8
 def test_a_watcher_and_a_node_do_not_write_for_each_other(services: Services) -> None:  # noqa: F811
     build, _ = launch(services)
     got = adopt(services)
-    mine = {"protocol": 1, "build_id": build, "claim": got.claim}
+    mine = of_claim(build, got.claim)
     node, before = node_of("n"), services.get(build)
     assert services.worker.hand_back(node, pb.HandBackRequest(**mine, reason="drain")).stale
     assert services.worker.append_log(node, pb.AppendLogRequest(**mine, lines=[pb.LogEntry(line="x")])).stale
@@ -113,7 +113,7 @@ def test_a_scope_writes_in_its_stage_alone_whatever_the_token_is_named(services:
         (watched, adopted.claim, (node, nameless[0])),
         (working, claimed.claim, (WATCHER, nameless[1])),
     ):
-        mine, before = {"protocol": 1, "build_id": build, "claim": claim}, services.get(build)
+        mine, before = of_claim(build, claim), services.get(build)
         for other in others:
             worker = services.worker
             assert worker.append_log(other, pb.AppendLogRequest(**mine, lines=[pb.LogEntry(line="x")])).stale
@@ -124,7 +124,7 @@ def test_a_scope_writes_in_its_stage_alone_whatever_the_token_is_named(services:
 
 def test_the_phases_of_a_claim_are_few(services: Services) -> None:  # noqa: F811
     build, _ = launch(services)
-    mine = {"protocol": 1, "build_id": build, "claim": adopt(services).claim}
+    mine = of_claim(build, adopt(services).claim)
     phases = [pb.PhaseRecord(phase=pb.BUILD_PHASE_BUILD)] * 101
     with pytest.raises(BuildError, match="phases takes up to 100"):
         services.worker.finish(WATCHER, pb.FinishRequest(**mine, phases=phases, failure=pb.Failure(reason="Timeout")))
@@ -152,14 +152,15 @@ def test_what_cannot_be_the_job_of_an_attempt_is_refused(
         node, pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["compile.python"], toolchains={"python-3.11": ""})
     )
     claimed = worker.claim_build(node, pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x"))
-    values = {"strategy": "kaniko", "name": f"ignite-{build}-1", "namespace": "builds"}
-    job = pb.Job(**{name: text.replace("{build}", build) for name, text in (values | fields).items()})
-    common_ = {"protocol": 1, "build_id": build, "claim": claimed.claim}
+    job = pb.Job(strategy="kaniko", name=f"ignite-{build}-1", namespace="builds")
+    for name, text in fields.items():
+        setattr(job, name, text.replace("{build}", build))
+    mine = of_claim(build, claimed.claim)
     with pytest.raises(BuildError) as refused:
-        worker.launching(node, pb.LaunchingRequest(**common_, job=job))
+        worker.launching(node, pb.LaunchingRequest(**mine, job=job))
     assert (refused.value.reason, refused.value.where) == ("InvalidRequest", where)
     with pytest.raises(CallRefused, match="mark the attempt"):
-        worker.launched(node, pb.LaunchedRequest(**common_))
+        worker.launched(node, pb.LaunchedRequest(**mine))
 
 
 def test_a_job_prints_no_secret_that_its_build_names(
@@ -177,19 +178,19 @@ def test_a_job_prints_no_secret_that_its_build_names(
     worker.register_node(node, pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["image"], slots=1))
     build = BuildService(parts).create_build(ACME, asked).build_id
     claim = worker.claim_build(node, pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="a")).claim
-    mine = {"protocol": 1, "build_id": build, "claim": claim}
+    mine = of_claim(build, claim)
     worker.launching(
         node, pb.LaunchingRequest(**mine, job=pb.Job(strategy="kaniko", name=f"b-{build}-1", namespace="n"))
     )
     worker.launched(node, pb.LaunchedRequest(**mine))
-    claim = worker.adopt_job(WATCHER, pb.AdoptJobRequest(protocol=1, watcher="w", nonce="1")).claim
-    mine["claim"] = claim
+    mine = of_claim(build, worker.adopt_job(WATCHER, pb.AdoptJobRequest(protocol=1, watcher="w", nonce="1")).claim)
     encoded = base64.b64encode(token.encode()).decode()
     texts = [f"x-access-token:{token}", encoded[:16], encoded[16:], "after"]
     lines = [pb.LogEntry(line=text, phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT) for text in texts]
     for calls, first, last in ((parts, 0, 2), (dataclasses.replace(parts), 2, 4)):  # of two control processes
-        batch = {"first_index": first, "lines": lines[first:last], "cursors": {"kaniko": pb.LogCursor(lines=last)}}
-        assert not WorkerService(calls).append_log(WATCHER, pb.AppendLogRequest(**mine, **batch)).stale
+        cursors = {"kaniko": pb.LogCursor(lines=last)}
+        batch = pb.AppendLogRequest(**mine, first_index=first, lines=lines[first:last], cursors=cursors)
+        assert not WorkerService(calls).append_log(WATCHER, batch).stale
     stored = [line["l"] for line in logs.read(parts.store, build, 0)]
     assert stored == ["x-access-token:***", "***", "***", "after"]
     failure = pb.Failure(reason="StepFailed", message=f"RUN echo {token}", said=[encoded[:16], encoded[16:]])
@@ -201,13 +202,13 @@ def test_a_job_prints_no_secret_that_its_build_names(
 def test_cursors_are_bounded(services: Services) -> None:  # noqa: F811
     build, _ = launch(services)
     got = adopt(services)
-    mine = {"protocol": 1, "build_id": build, "claim": got.claim, "lines": [pb.LogEntry(line="x")]}
+    mine, lines = of_claim(build, got.claim), [pb.LogEntry(line="x")]
     for names in (["A"], [f"c{number}" for number in range(65)]):
         cursors = {name: pb.LogCursor(since=1) for name in names}
         with pytest.raises(BuildError, match="cursors"):
-            services.worker.append_log(WATCHER, pb.AppendLogRequest(**mine, cursors=cursors))
+            services.worker.append_log(WATCHER, pb.AppendLogRequest(**mine, lines=lines, cursors=cursors))
     worker, at = services.worker, {"c": pb.LogCursor(since=-5, lines=-1, newest_ns=-1)}
-    assert not worker.append_log(WATCHER, pb.AppendLogRequest(**mine, cursors=at)).stale
+    assert not worker.append_log(WATCHER, pb.AppendLogRequest(**mine, lines=lines, cursors=at)).stale
     assert adopt(services).cursors["c"] == pb.LogCursor()
 
 

@@ -50,9 +50,8 @@ def manifests() -> dict[str, dict[str, Any]]:
         cache_repository=cache_repository("registry.example/builds", "acme"),
         insecure_registries=("registry.example", "10.0.0.1:5000"),
     )
-    row = {"cpus": 0.5, "memory_bytes": 512 * MIB, "disk_bytes": 1024 * MIB, "timeout_ms": 120_000}
-    resources = (JobResources(organization="acme", **row),)
-    own = limits_of(Settings(job_resources=resources), ATTEMPT.organization, LIMITS.timeout_ms)
+    row = JobResources(organization="acme", cpus=0.5, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=120_000)
+    own = limits_of(Settings(job_resources=(row,)), ATTEMPT.organization, LIMITS.timeout_ms)
     return {
         "plain": manifest(site, ATTEMPT, SOURCE, LIMITS, plain),
         "own-resources": manifest(site, ATTEMPT, SOURCE, own, plain),
