@@ -76,11 +76,19 @@ class Faulty(Exception):
 class Readers:
     """The process that forks readers, for one owner. `start` it while this process has one thread.
 
-    Without `images` it answers nothing about image mode, and loads none of it.
+    Without `images` it answers nothing about image mode, and loads none of it. `rehearsals`: a folder that is not
+    there, in one that is by the time that a reader waits; without it readers do not rehearse (`rehearsal.py`).
     """
 
-    def __init__(self, known: tuple[Pipeline, ...], catalog: Catalog, *, images: bool = True) -> None:
-        self._known, self._catalog, self._images = known, catalog, images
+    def __init__(
+        self,
+        known: tuple[Pipeline, ...],
+        catalog: Catalog,
+        *,
+        images: bool = True,
+        rehearsals: Path | None = None,
+    ) -> None:
+        self._known, self._catalog, self._images, self._rehearsals = known, catalog, images, rehearsals
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._close: Callable[[], object] = lambda: None
@@ -97,7 +105,14 @@ class Readers:
             with theirs:
                 pid = os.fork()
                 if pid == 0:
-                    serve(theirs, self._known, self._catalog, owner, images=self._images)
+                    serve(
+                        theirs,
+                        self._known,
+                        self._catalog,
+                        owner,
+                        images=self._images,
+                        rehearsals=self._rehearsals,
+                    )
             unless_forked.pop_all()
         self._control = mine
         self._close = weakref.finalize(self, _end, mine, pid, owner)

@@ -14,24 +14,29 @@ import json
 import math
 import os
 import resource
+import select
 import signal
 import socket
 import struct
 import sys
 import sysconfig
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from builder import pipelines
 from builder.attempt.desk import Desk, answer
 from builder.attempt.plain import from_plain, prepare
+from builder.attempt.rehearsal import rehearse
 from builder.errors import BuildError
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Plan, Step
 from builder.sandbox import seccomp
 from builder.sandbox.confine import confine, die_with, rename
+from builder.sandbox.remove import remove_tree
 
 HEADER = struct.Struct(">Q")
 NOTE_BYTES = 1024
@@ -41,6 +46,8 @@ QUICK_S = 0.1
 AGAIN_S = 0.05
 """Processor time between two tries to stand back, where the kernel was asked too often."""
 NICE = 10
+REHEARSE_AFTER_S = 0.1
+"""How long a reader waits for a build first: where builds follow each other it would have one wait for a rehearsal."""
 CODECS = ("ascii", "cp437", "latin-1", "utf-8-sig", "utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le")
 """Python loads a codec as it loads a module, with its first use."""
 
@@ -62,12 +69,19 @@ class Bounds:
 
 
 def serve(
-    control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog, owner: int, *, images: bool
+    control: socket.socket,
+    known: tuple[Pipeline, ...],
+    catalog: Catalog,
+    owner: int,
+    *,
+    images: bool,
+    rehearsals: Path | None = None,
 ) -> NoReturn:
     """Fork a reader for each request, until the owner closes `control` or is gone. Answers its pidfd, then its end.
 
     The next reader is forked ahead and waits, so that a request does not wait for the fork. `images`: readers are
-    asked about image mode, too.
+    asked about image mode, too. `rehearsals`: the folder that a reader makes for its rehearsal, and removes; its parent
+    is there once there was a build.
     """
     try:
         _cut_off(control)
@@ -81,13 +95,14 @@ def serve(
         gc.freeze()  # a collection in a reader would copy every page of what it inherits
         if not die_with(owner, signal.SIGKILL):
             _gone(0)
-        next_one = _fork_next(control, known, catalog)
+        fork_next = partial(_fork_next, control, known, catalog, rehearsals)
+        next_one = fork_next()
         while True:
             data, received, _, _ = socket.recv_fds(control, ASK_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
             if not data:
                 _gone(0)
             while not _hand_over(next_one, data, received):
-                next_one = _fork_next(control, known, catalog)
+                next_one = fork_next()
             for descriptor in received:
                 os.close(descriptor)
             handle = os.pidfd_open(next_one.pid)
@@ -95,7 +110,7 @@ def serve(
             os.close(handle)
             _, status = os.waitpid(next_one.pid, 0)
             control.send(b"%d" % status)
-            next_one = _fork_next(control, known, catalog)
+            next_one = fork_next()
     except BaseException:
         _gone(1)
 
@@ -143,12 +158,12 @@ class _Next:
     channel: socket.socket
 
 
-def _fork_next(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog) -> _Next:
+def _fork_next(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog, rehearsals: Path | None) -> _Next:
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _wait_and_read(control, mine, its, known, catalog, parent)
+        _wait_and_read(control, mine, its, known, catalog, rehearsals, parent)
     its.close()
     return _Next(pid=pid, channel=mine)
 
@@ -159,6 +174,7 @@ def _wait_and_read(
     channel: socket.socket,
     known: tuple[Pipeline, ...],
     catalog: Catalog,
+    rehearsals: Path | None,
     parent: int,
 ) -> NoReturn:
     """Be the next reader. It dies with its parent."""
@@ -167,6 +183,8 @@ def _wait_and_read(
         parents.close()
         if not die_with(parent, signal.SIGKILL):
             _gone(0)
+        if rehearsals is not None and not select.select([channel], [], [], REHEARSE_AFTER_S)[0]:
+            _rehearse(catalog, rehearsals)
         data, received, _, _ = socket.recv_fds(channel, ASK_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
         if not data:
             _gone(0)
@@ -174,6 +192,16 @@ def _wait_and_read(
         _read(from_plain(ReaderStart, json.loads(data)), received, known, catalog, parent)
     except BaseException:
         _gone(1)
+
+
+def _rehearse(catalog: Catalog, folder: Path) -> None:
+    """With our own pipelines alone: an operator's is run in bounds, which come with a build."""
+    with contextlib.suppress(Exception):  # a full disk, above all; it is asked all the same
+        folder.mkdir(mode=0o700)
+        try:
+            rehearse(pipelines.PIPELINES, catalog, folder)
+        finally:
+            remove_tree(folder)
 
 
 def _hand_over(reader: _Next, data: bytes, descriptors: list[int]) -> bool:

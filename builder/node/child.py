@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -122,11 +123,16 @@ class Child:
             toolchains=self._toolchains,
             destination=Destinations(),
             label=labels(settings.crash_at, Path(settings.node_dir)),
-            readers=Readers(self._known, self._catalog),
+            readers=Readers(self._known, self._catalog, rehearsals=rehearsals(settings)),
             fetch=fetching(settings),
             blank=self.blank,
             uid=settings.build_uid + _index(),
         )
+
+
+def rehearsals(settings: Settings) -> Path:
+    """Where this process's readers rehearse: what a killed one leaves goes with what killed owners left."""
+    return Path(settings.node_dir, "work", f"rehearsal-{os.getpid()}")
 
 
 def _index() -> int:

@@ -132,6 +132,14 @@ class Linked(Protocol):
     """It wants a loader that its base has not."""
 
 
+@runtime_checkable
+class Sampled(Protocol):
+    """A pipeline with a small source that it plans. A reader that waits plans it (`builder/attempt/rehearsal.py`)."""
+
+    SAMPLE: Mapping[str, str]
+    """File → text."""
+
+
 MEMBERS = tuple(name for name in (*Pipeline.__annotations__, *vars(Pipeline)) if not name.startswith("_"))
 
 

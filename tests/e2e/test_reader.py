@@ -9,15 +9,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from builder.attempt.reader import Budget, Faulty, Readers, Reading
-from builder.attempt.reading import NICE
+from builder.attempt.reading import NICE, REHEARSE_AFTER_S
+from builder.data import catalog_file
 from builder.errors import BuildError
+from builder.pipelines import catalog as catalogs
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Plan, Step, WantedFile
@@ -210,6 +212,28 @@ def test_a_reader_that_is_killed_while_it_waits_is_replaced(readers: Readers, wo
     assert select.select([handle], [], [], 120)[0]
     os.close(handle)
     assert planned(readers, work, "nothing").steps
+
+
+def test_a_reader_that_waits_rehearses_and_leaves_nothing(tmp_path: Path, work: Path) -> None:
+    folder = tmp_path / "rehearsals"
+    folder.mkdir()
+    readers = Readers((), catalogs.read(catalog_file(""), {}), rehearsals=folder / "one")
+    before = folder.stat().st_mtime_ns
+    with closing(readers):
+        readers.start()
+        assert until(lambda: folder.stat().st_mtime_ns > before and not list(folder.iterdir()))
+        archive = source(tmp_path, {"handler.py": "def handler(payload, ctx):\n    return 1\n"})
+        with readers.reading(work, BUDGET, lambda: None, BUILD_USER, archive) as reading:
+            assert reading.unpack(False, None).files == 1
+        os.close(archive)
+    assert [path.name for path in (work / "src").iterdir()] == ["handler.py"]
+
+
+def test_a_reader_that_cannot_rehearse_reads(tmp_path: Path, work: Path) -> None:
+    with closing(Readers(KNOWN, Catalog(rows=()), rehearsals=tmp_path / "none" / "one")) as readers:
+        readers.start()
+        time.sleep(2 * REHEARSE_AFTER_S)
+        assert planned(readers, work, "nothing").steps
 
 
 def test_readers_die_with_their_owner(tmp_path: Path, work: Path) -> None:

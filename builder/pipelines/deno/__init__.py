@@ -42,6 +42,7 @@ _LOOKS = re.compile(
     re.M,
 )
 _OTHERS = ("handler.py", "main.py", "pyproject.toml", "requirements.txt")
+SAMPLE = {"main.ts": "Deno.serve(() => new Response());\n"}
 
 
 def detect(tree: Tree) -> Detection | None:

@@ -45,6 +45,7 @@ BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
 MANIFESTS: tuple[str, ...] = ("go.mod",)
 NO_PROGRAM = "The package that is built must be a program (package main) for linux/amd64."
 NOT_STATIC = "Link it statically: leave out what says otherwise, such as -buildmode=pie."
+SAMPLE = {"go.mod": "module sample\n\ngo 1.22\n", "main.go": "package main\n\nfunc main() {}\n"}
 
 
 def detect(tree: Tree) -> Detection | None:

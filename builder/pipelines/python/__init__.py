@@ -42,6 +42,7 @@ ARGUMENTS = (
 )
 BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
 MANIFESTS: tuple[str, ...] = ("pyproject.toml", "uv.lock", "pylock.toml", "requirements.txt")
+SAMPLE = {"handler.py": "def handler(payload, ctx):\n    return payload\n"}
 
 
 def detect(tree: Tree) -> Detection | None:

@@ -39,6 +39,10 @@ _OTHERS = (
     ".py", "pyproject.toml", "requirements.txt", "Pipfile", ".ts", ".js", ".json", ".jsonc", ".mod", ".go", ".work",
 )  # fmt: skip
 """What names another runtime at the root, beside which src/ holds a part in Rust."""
+SAMPLE = {
+    "Cargo.toml": '[package]\nname = "sample"\nversion = "0.1.0"\nedition = "2021"\n',
+    "src/main.rs": "fn main() {}\n",
+}
 
 
 def detect(tree: Tree) -> Detection | None:
