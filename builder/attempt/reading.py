@@ -46,6 +46,8 @@ QUICK_S = 0.1
 AGAIN_S = 0.05
 """Processor time between two tries to stand back, where the kernel was asked too often."""
 NICE = 10
+NICE_OF_ALL = 20
+"""RLIMIT_NICE of who may have the nice value 0 (getrlimit(2))."""
 REHEARSE_AFTER_S = 0.1
 """How long a reader waits for a build first: where builds follow each other it would have one wait for a rehearsal."""
 CODECS = ("ascii", "cp437", "latin-1", "utf-8-sig", "utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le")
@@ -183,8 +185,8 @@ def _wait_and_read(
         parents.close()
         if not die_with(parent, signal.SIGKILL):
             _gone(0)
-        if rehearsals is not None and not select.select([channel], [], [], REHEARSE_AFTER_S)[0]:
-            _rehearse(catalog, rehearsals)
+        if rehearsals is not None and not _is_asked(channel, REHEARSE_AFTER_S):
+            _rehearse(channel, catalog, rehearsals)
         data, received, _, _ = socket.recv_fds(channel, ASK_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
         if not data:
             _gone(0)
@@ -194,14 +196,32 @@ def _wait_and_read(
         _gone(1)
 
 
-def _rehearse(catalog: Catalog, folder: Path) -> None:
-    """With our own pipelines alone: an operator's is run in bounds, which come with a build."""
+def _is_asked(channel: socket.socket, within_s: float) -> bool:
+    return bool(select.select([channel], [], [], within_s)[0])
+
+
+def _rehearse(channel: socket.socket, catalog: Catalog, folder: Path) -> None:
+    """With our own pipelines alone: an operator's is run in bounds, which come with a build. It takes the processor
+    from nobody, where it may have that back (sched(7)); `_hand_over` gives it back in the midst.
+    """
     with contextlib.suppress(Exception):  # a full disk, above all; it is asked all the same
-        folder.mkdir(mode=0o700)
+        if _may_stand_back():
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         try:
-            rehearse(pipelines.PIPELINES, catalog, folder)
+            if _is_asked(channel, 0):  # before whoever asks could give anything back
+                return
+            folder.mkdir(mode=0o700)
+            try:
+                rehearse(pipelines.PIPELINES, catalog, folder)
+            finally:
+                remove_tree(folder)
         finally:
-            remove_tree(folder)
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _may_stand_back() -> bool:
+    """Whether a process of this user gets from SCHED_IDLE to SCHED_OTHER again."""
+    return os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_NICE)[0] >= NICE_OF_ALL
 
 
 def _hand_over(reader: _Next, data: bytes, descriptors: list[int]) -> bool:
@@ -212,6 +232,8 @@ def _hand_over(reader: _Next, data: bytes, descriptors: list[int]) -> bool:
         reader.channel.close()  # ends it, should it still wait
         os.waitpid(reader.pid, 0)
         return False
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(reader.pid, os.SCHED_OTHER, os.sched_param(0))
     reader.channel.close()
     return True
 
