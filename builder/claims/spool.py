@@ -34,6 +34,8 @@ CROWD = 200
 """So many lines wait for no more to travel with them."""
 MARK, UNDER_WAY = ".pid", ".mark"
 """What the names of an owner's mark beside its spool end with, and of one that is being made."""
+OWN = "SYSTEM"
+"""The stream of the builder's own lines."""
 LINE_OVERHEAD = 64
 """What a line counts beside its text, so that empty lines are bounded too."""
 
@@ -70,6 +72,9 @@ class Spool:
         self._leaves = False
         self._under_way = False
         self._awaiting = 0
+        self._printed = 0
+        self.stirred = threading.Event()
+        """Set while a line of a command waits, or the lines are urgent: those of the builder itself can wait longer."""
         self.urgent = threading.Event()
         """Set while whoever gathers lines sends those that there are: somebody waits for them, there are many, or no
         more will come. An event beside `changed`, which each line notifies."""
@@ -98,9 +103,10 @@ class Spool:
                 self._judge()
 
     def _judge(self) -> None:
-        due = self._closed or self._awaiting > 0 or len(self._pending) >= CROWD
-        if due != self.urgent.is_set():
-            (self.urgent.set if due else self.urgent.clear)()
+        urgent = self._closed or self._awaiting > 0 or len(self._pending) >= CROWD
+        for event, due in ((self.urgent, urgent), (self.stirred, urgent or self._printed > 0)):
+            if due != event.is_set():
+                (event.set if due else event.clear)()
 
     def add(self, timestamp_ms: int, phase: str, stream: str, text: str) -> None:
         """Number, write and queue one line. Beyond the cap only the last lines (a tenth of it) wait for the end."""
@@ -121,6 +127,7 @@ class Spool:
         self._written += size
         self._write(json.dumps(vars(line)).encode() + b"\n")
         self._pending.append(line)
+        self._printed += line.stream != OWN
         self._judge()
         self.changed.notify_all()
 
@@ -154,7 +161,7 @@ class Spool:
                 return self._count
             if self._dropped:
                 text = f"... {self._dropped} lines left out: the log reached its limit of {self._cap} bytes ..."
-                self._number(replace(self._tail[0], phase="", stream="SYSTEM", text=text), 0)
+                self._number(replace(self._tail[0], phase="", stream=OWN, text=text), 0)
             for line in self._tail:
                 self._number(line, 0)
             self._tail.clear()
@@ -207,7 +214,7 @@ class Spool:
         """The control side has every line below `until_index`."""
         with self.changed:
             while self._pending and self._pending[0].index < until_index:
-                self._pending.popleft()
+                self._printed -= self._pending.popleft().stream != OWN
             self._judge()
             self.changed.notify_all()
 
@@ -221,6 +228,7 @@ class Spool:
             lines = [*(line for line in stored if line.index < first), *self._pending]
             found = deque(line for line in lines if line.index >= from_index)
             self._pending = found if found and found[0].index == from_index else deque()
+            self._printed = sum(line.stream != OWN for line in self._pending)
             self._judge()
             self.changed.notify_all()
             return len(self._pending)

@@ -36,8 +36,9 @@ log = logger("worker")
 GATHER_S = 0.003
 """From a line to the batch that it travels in, unless somebody waits for it: what follows soon travels with it. A batch
 costs a call and a transaction, whatever is in it; a tail should have a line within 10 ms."""
-GATHER_BEFORE_KEY_S = 0.015
-"""The same of lines before the key is known, which travels soon, and they with it."""
+GATHER_OWN_S = 0.02
+"""What the builder's own lines wait longer while no command prints: the next call about the claim takes them along, and
+a step that begins has the processor to itself."""
 
 Listening = Callable[[str, Callable[[], None]], AbstractContextManager[None]]
 """(build id, what to call at a cancel): listens while the context is open."""
@@ -192,9 +193,8 @@ class _Driver:
         while True:
             with spool.changed:
                 spool.changed.wait_for(lambda: spool.is_due or self._done or lease.lost)
-            phase = pb.BuildPhase.Value("BUILD_PHASE_" + self._attempt.log.phase_name)
-            before_key = phase <= pb.BUILD_PHASE_PLAN and self._attempt.grant.takes_planned_lines
-            spool.urgent.wait(GATHER_BEFORE_KEY_S if before_key else GATHER_S)
+            spool.stirred.wait(GATHER_OWN_S)
+            spool.urgent.wait(GATHER_S)
             lines = spool.begin()
             if lease.lost or (self._done and not lines):
                 return

@@ -178,7 +178,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     taken = MemoryCalls.append_log
     monkeypatch.setattr(MemoryCalls, "append_log", append_log)
     monkeypatch.setattr("builder.node.drive.GATHER_S", threading.TIMEOUT_MAX)
-    monkeypatch.setattr("builder.node.drive.GATHER_BEFORE_KEY_S", threading.TIMEOUT_MAX)
+    monkeypatch.setattr("builder.node.drive.GATHER_OWN_S", threading.TIMEOUT_MAX)
     return found
 
 
@@ -207,6 +207,23 @@ def test_many_lines_wait_for_no_others(tmp_path: Path, batches: list[int]) -> No
 
     assert own(tmp_path, MemoryCalls(), work) is Close.FINISH
     assert sum(batches) == CROWD + 1
+
+
+def test_a_line_of_a_command_takes_along_what_the_builder_has_to_say(
+    tmp_path: Path, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder's own lines wait for the next call, for ever here; those of a command wait a few ms."""
+    monkeypatch.setattr("builder.node.drive.GATHER_S", 0.0)
+
+    def work(attempt: Attempt) -> Outcome:
+        says(2)(attempt)
+        attempt.log.emit("STDOUT", "compiled")
+        assert wait_for(attempt, lambda: attempt.log.spool.acknowledged)
+        says(2)(attempt)
+        return FAILED
+
+    assert own(tmp_path, MemoryCalls(), work) is Close.FINISH
+    assert batches == [3, 2]
 
 
 # --- the last lines
