@@ -61,9 +61,8 @@ class Server:
             compiled.runtime.rust.target = common.RUST_COMPILATION_TARGET_WASM
         began = time.perf_counter()
         created: pb.CreateBuildResponse = self.api.call("CreateBuild", request)
-        for _ in PatientApi(self.api, SystemClock(), NullWatcher()).follow(created.build_id):
-            pass
-        record: pb.Build = self.api.call("GetBuild", pb.GetBuildRequest(build_id=created.build_id))
+        *_, end = PatientApi(self.api, SystemClock(), NullWatcher()).follow(created.build_id)
+        record = end.build
         took = time.perf_counter() - began
         if record.status != pb.BUILD_STATUS_SUCCEEDED:
             raise RuntimeError(f"{project.name}: {pb.BuildStatus.Name(record.status)} {record.failure}")

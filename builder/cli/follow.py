@@ -163,7 +163,7 @@ def watch(client: Client | LocalClient, build: pb.Build, view: View, interrupts:
         elif isinstance(event, pb.Build):
             continue
         elif event.eof:
-            return Watched(build=client.get(build_id))
+            return Watched(build=event.build if event.HasField("build") else client.get(build_id))
         else:
             view.entry(event)
 

@@ -51,7 +51,7 @@ from builder.store.events import Event
 from builder.store.schema import builds
 from builder.stores.choose import store_of
 from builder.transports.http.app import Api, make_app
-from builder.transports.http.events import log_event
+from builder.transports.http.events import end_event, log_event
 from builder.transports.http.probes import Probes
 from builder.transports.http.server import Server
 
@@ -128,7 +128,7 @@ class Control:
         )
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
         asked |= {f"loop {name}": functools.partial(self.loops.ask, name) for name in LOOPS}
-        streams = LogStreams(parts, self.tails, log_event)
+        streams = LogStreams(parts, self.tails, log_event, end_event)
         services = (BuildService(parts), WorkerService(parts), OperateService(parts))
         api = Api(settings, *services, streams, Uploads(parts), self.metrics.called)
         self.app = make_app(api, Probes(asked, self.metrics.page, self.log), self.log)

@@ -14,13 +14,13 @@ from google.protobuf import json_format
 
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import compiled_runtime, runtime_of
 from builder.services import intake, secrets
 from builder.services.auth import Caller, require, same_organization
 from builder.services.errors import CallRefused, QuotaExceeded
 from builder.services.labels import label_filter
 from builder.services.parts import Parts, find_build
-from builder.store import builds, outbox, record
+from builder.services.records import shown
+from builder.store import builds, outbox
 
 PAGE, MOST = 50, 500
 FULL_RETRY_S = 30
@@ -60,14 +60,14 @@ class BuildService:
         if submission.outcome == "conflict":
             message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"
             raise CallRefused("ALREADY_EXISTS", message)
-        found = _shown(submission.row)
+        found = shown(submission.row)
         return pb.CreateBuildResponse(build_id=found.build_id, status=found.status, build=found)
 
     def get_build(self, caller: Caller, request: pb.GetBuildRequest) -> pb.Build:
         """One record, by any unique start of its id."""
         require(caller, "read")
         row = find_build(self._parts, caller, request.build_id)
-        found = _shown(row)
+        found = shown(row)
         found.queue_position = builds.position(self._parts.store, row)
         return found
 
@@ -83,7 +83,7 @@ class BuildService:
             self._parts.store, organization, limit + 1, before, status=status, name=request.name, labelled=labelled
         )
         cursor = str(rows[limit - 1]["number"]) if len(rows) > limit else ""
-        return pb.ListBuildsResponse(builds=[_shown(row) for row in rows[:limit]], next_cursor=cursor)
+        return pb.ListBuildsResponse(builds=[shown(row) for row in rows[:limit]], next_cursor=cursor)
 
     def list_build_reports(self, caller: Caller, request: pb.ListBuildReportsRequest) -> pb.ListBuildReportsResponse:
         """The feed of the organization's reports, from a cursor on."""
@@ -120,12 +120,4 @@ class BuildService:
         row = find_build(self._parts, caller, request.build_id)
         changed = builds.cancel(self._parts.store, caller.organization, row["build_id"]) or row
         self._parts.changed(row["build_id"])
-        return _shown(changed)
-
-
-def _shown(row: builds.Row) -> pb.Build:
-    """A record with the version and target that were asked for, until its node has found those that it builds."""
-    found = record.build(row)
-    if not found.runtime_version:
-        found.runtime_version, found.target = runtime_of(compiled_runtime(record.request(row)))
-    return found
+        return shown(changed)

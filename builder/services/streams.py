@@ -25,9 +25,10 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.services.auth import Caller, require
 from builder.services.errors import not_found
 from builder.services.parts import Parts, find_build
+from builder.services.records import shown
 from builder.services.shares import Share
 from builder.services.tails import Feed, Tails
-from builder.store import logs
+from builder.store import builds, logs
 from builder.store.transitions import TERMINAL
 
 PAGE_LINES = 1000
@@ -42,6 +43,8 @@ HISTORY_THREADS = 2
 Line = logs.Line
 Encode = Callable[[Line], bytes]
 """A stored line as the transport sends it."""
+EncodeEnd = Callable[[pb.LogEntry], bytes]
+"""The same of the entry with `eof`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +62,14 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Consecutive encoded lines `first` … `last`; `ends` has the offset behind each. `eof`: nothing follows."""
+    """Consecutive encoded lines `first` … `last`; `ends` has the offset behind each. `eof`: the encoded entry, behind
+    which nothing follows."""
 
     first: int
     last: int
     data: bytes
     ends: array[int]
-    eof: pb.LogEntry | None
+    eof: bytes = b""
 
     def behind(self, after: int) -> bytes:
         """The lines after a sequence."""
@@ -124,8 +128,8 @@ class LogStreams:
     """The streaming half of `BuildService` that answers; one for each process and encoding. `share`: of open streams,
     which a transport counts from before `open` to the end."""
 
-    def __init__(self, parts: Parts, tails: Tails, encode: Encode) -> None:
-        self._parts, self._tails, self._encode = parts, tails, encode
+    def __init__(self, parts: Parts, tails: Tails, encode: Encode, encode_end: EncodeEnd) -> None:
+        self._parts, self._tails, self._encode, self._encode_end = parts, tails, encode, encode_end
         self.pages = Pages()
         self.share = Share("log streams", parts.settings.log_streams)
         self._filling: dict[tuple[str, int, int], asyncio.Future[Page]] = {}
@@ -149,7 +153,7 @@ class LogStreams:
             is_over=bool(last_event_id) and row["status"] in TERMINAL and after is not None and after > lines,
         )
 
-    async def stream(self, place: Place) -> AsyncIterator[bytes | pb.LogEntry | None]:
+    async def stream(self, place: Place) -> AsyncIterator[bytes | None]:
         """Each sequence once, in order, as encoded lines; then the entry with `eof`. None: nothing for a while.
 
         Without `eof` the stream is not at its end: this process stops, and another one goes on.
@@ -164,7 +168,7 @@ class LogStreams:
                     if page.last > after:
                         yield page.behind(after)
                         after, spoke = page.last, time.monotonic()
-                    if page.eof is not None:
+                    if page.eof:
                         yield page.eof
                         return
                     if page.last <= after and time.monotonic() - spoke >= KEEP_ALIVE_S:
@@ -216,27 +220,30 @@ class LogStreams:
             raise not_found(f"there is no build {build_id} any more")
         lines, status, log_lines = found
         last = lines[-1]["s"] if lines else after
-        eof = None
+        eof = b""
         if status in TERMINAL and (last >= log_lines or not lines):  # lines of an old build may be gone
             # Not `last`: a reader that asks for what comes after a sequence that never was must not hear that it was.
-            eof = pb.LogEntry(sequence=log_lines, eof=True, status=pb.BuildStatus.Value("BUILD_STATUS_" + status))
+            end = pb.LogEntry(sequence=log_lines, eof=True, status=pb.BuildStatus.Value("BUILD_STATUS_" + status))
+            if (row := builds.by_id(self._parts.store, build_id)) is not None:
+                end.build.CopyFrom(shown(row))
+            eof = self._encode_end(end)
         parts = [self._encode(line) for line in lines]
         return _pages(parts, [line["s"] for line in lines] or [after], after, eof), log_lines
 
 
-def _pages(parts: Sequence[bytes], lasts: Sequence[int], after: int, eof: pb.LogEntry | None) -> list[Page]:
+def _pages(parts: Sequence[bytes], lasts: Sequence[int], after: int, eof: bytes) -> list[Page]:
     """Encoded lines with their sequences as pages of `PAGE_BYTES`, one at least; the last one has the end."""
     pages: list[Page] = []
     start, size = 0, 0
     for index, part in enumerate(parts):
         if size and size + len(part) > PAGE_BYTES:
-            pages.append(_page(parts[start:index], after, lasts[index - 1], None))
+            pages.append(_page(parts[start:index], after, lasts[index - 1], b""))
             start, size, after = index, 0, lasts[index - 1]
         size += len(part)
     return [*pages, _page(parts[start:], after, lasts[-1], eof)]
 
 
-def _page(parts: Sequence[bytes], after: int, last: int, eof: pb.LogEntry | None) -> Page:
+def _page(parts: Sequence[bytes], after: int, last: int, eof: bytes) -> Page:
     ends = array("I", accumulate(map(len, parts)))
     return Page(first=after + 1, last=last, data=b"".join(parts), ends=ends, eof=eof)
 

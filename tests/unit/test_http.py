@@ -51,7 +51,7 @@ from builder.transports.http import server as server_module
 from builder.transports.http.app import CALLS_AT_ONCE, make_app
 from builder.transports.http.app import Api as HttpApi
 from builder.transports.http.connections import HEAD_S, LEAST, LEAVING_S, STALL_S, Connections, places
-from builder.transports.http.events import log_event
+from builder.transports.http.events import end_event, log_event
 from builder.transports.http.probes import Probes
 from builder.transports.http.server import Protocol
 from tests.store_contract.world import LIVE_MS, open_world
@@ -88,7 +88,7 @@ class Api:
             reports=lambda: outbox.waiting(self.store),
         )
         log = event_log(self.said)
-        self.streams = LogStreams(shared, Tails(redis.Redis()), log_event)
+        self.streams = LogStreams(shared, Tails(redis.Redis()), log_event, end_event)
         self.uploads = Uploads(shared)
         self.workers = WorkerService(shared)
         services = (BuildService(shared), self.workers, OperateService(shared))

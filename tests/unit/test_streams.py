@@ -28,7 +28,7 @@ from builder.services.streams import PAGE_BYTES, PAGE_LINES, LogStreams, Page, P
 from builder.services.tails import Tails
 from builder.services.workers import WorkerService
 from builder.settings import Settings
-from builder.store import logs
+from builder.store import builds, logs
 from builder.store.engine import Store, open_store
 from builder.store.schema import log_chunks
 from builder.stores.folder import FolderStore
@@ -36,6 +36,8 @@ from builder.stores.folder import FolderStore
 ACME = Caller(organization="acme", scopes=frozenset({"submit", "read"}))
 NODE = Caller(organization="", scopes=frozenset({"worker"}))
 PATIENCE_S = 60.0
+END = b"end "
+"""What an encoded end begins with, and no line."""
 T = TypeVar("T")
 
 
@@ -93,8 +95,8 @@ class World:
         """All that a reader gets: sequences, and the end."""
         found: list[int] = []
         async for part in self.streams.stream(place):
-            if isinstance(part, pb.LogEntry):
-                return found, part
+            if part is not None and part.startswith(END):
+                return found, pb.LogEntry.FromString(part.removeprefix(END))
             found += sequences(part or b"")
         return found, None
 
@@ -107,7 +109,8 @@ class LostRedis(redis.Redis):
 
 
 def sequences(data: bytes) -> list[int]:
-    return [int(json.loads(line)["sequence"]) for line in data.splitlines()]
+    """Of a part; the end has none."""
+    return [] if data.startswith(END) else [int(json.loads(line)["sequence"]) for line in data.splitlines()]
 
 
 @pytest.fixture
@@ -131,7 +134,9 @@ def world(tmp_path: Path) -> Iterator[World]:
         encoded.append(line["s"])
         return (entry_json(line) + "\n").encode()
 
-    made = World(store, parts, tails, LogStreams(parts, tails, encode), encoded)
+    made = World(
+        store, parts, tails, LogStreams(parts, tails, encode, lambda entry: END + entry.SerializeToString()), encoded
+    )
     made.begin()
     yield made
     store.engine.dispose()
@@ -167,6 +172,29 @@ def test_where_a_stream_begins(world: World) -> None:
 
 
 @pytest.mark.slow
+def test_the_end_has_the_record_as_get_build_has_it(world: World) -> None:
+    world.write(2)
+    world.finish()
+
+    async def work() -> pb.LogEntry | None:
+        return (await world.follow(await world.open(from_start=True)))[1]
+
+    eof = run(world, work)
+    assert eof is not None and eof.build.failure.reason == "CompileFailed"
+    assert eof.build == BuildService(world.parts).get_build(ACME, pb.GetBuildRequest(build_id=world.build))
+
+
+def test_a_record_that_retention_takes_meanwhile_leaves_an_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.finish()
+    monkeypatch.setattr(builds, "by_id", lambda store, build_id: None)
+
+    async def work() -> pb.LogEntry | None:
+        return (await world.follow(await world.open(from_start=True)))[1]
+
+    eof = run(world, work)
+    assert eof is not None and (eof.status, eof.HasField("build")) == (pb.BUILD_STATUS_FAILED, False)
+
+
 def test_every_reader_gets_each_sequence_once_and_in_order_and_each_is_encoded_once(world: World) -> None:
     world.write(300)
 
@@ -222,9 +250,9 @@ def test_a_stalled_reader_stops_nobody_and_goes_on_from_the_store(world: World) 
             most[0] = max(most[0], world.streams.pages.bytes)
         await asyncio.to_thread(world.finish)
         quick, _ = await other
-        late = sequences(head if isinstance(head, bytes) else b"")
+        late = sequences(head or b"")
         async for part in stalled:
-            late += sequences(part) if isinstance(part, bytes) else []
+            late += sequences(part or b"")
             most[0] = max(most[0], world.streams.pages.bytes)
         return quick, late
 
@@ -243,7 +271,7 @@ def test_a_reader_of_long_lines_gets_pages_of_bounded_size_from_one_read(world: 
 
     async def work() -> list[bytes]:
         parts = [part async for part in world.streams.stream(await world.open(from_sequence=first))]
-        return [part for part in parts if isinstance(part, bytes)]
+        return [part for part in parts if part is not None and not part.startswith(END)]
 
     pages = run(world, work)
     assert [number for page in pages for number in sequences(page)] == list(range(first, world.lines() + 1))
@@ -289,7 +317,7 @@ def test_a_read_that_has_ended_is_awaited_by_nobody(world: World) -> None:
     async def work() -> tuple[int, int]:
         place = await world.open(from_start=True)
         ended: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
-        ended.set_result(Page(first=1, last=0, data=b"", ends=array("I"), eof=None))
+        ended.set_result(Page(first=1, last=0, data=b"", ends=array("I")))
         with world.tails.follow(place.build_id) as feed:
             feed.edge = place.log_lines
             world.streams._filling[place.build_id, 0, feed.generation] = ended
@@ -364,7 +392,7 @@ def page(first: int, count: int) -> Page:
 
     data = b"".join(b"%06d" % number for number in range(first, first + count))
     ends = array("I", range(6, 6 * count + 6, 6))
-    return Page(first=first, last=first + count - 1, data=data, ends=ends, eof=None)
+    return Page(first=first, last=first + count - 1, data=data, ends=ends)
 
 
 def test_pages_that_overlap_and_pages_that_go() -> None:

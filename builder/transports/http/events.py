@@ -14,13 +14,13 @@ def log_event(line: Line) -> bytes:
     return f"id: {line['s']}\nevent: log\ndata: {entry_json(line)}\n\n".encode("ascii")
 
 
+def end_event(entry: pb.LogEntry) -> bytes:
+    """The entry with `eof`. Its id is one more than the last line's: a reader that comes again with it had the end
+    (`Place.is_over`)."""
+    return b"id: %d\nevent: eof\ndata: %s\n\n" % (entry.sequence + 1, codec.dump(entry))
+
+
 async def events(streams: LogStreams, place: Place) -> AsyncIterator[bytes]:
     """The body of a stream; many lines travel in one piece."""
     async for part in streams.stream(place):
-        if part is None:
-            yield b": keep-alive\n\n"
-        elif isinstance(part, pb.LogEntry):
-            # One more than the last line's: a reader that comes again with it had the end (`Place.is_over`).
-            yield b"id: %d\nevent: eof\ndata: %s\n\n" % (part.sequence + 1, codec.dump(part))
-        else:
-            yield part
+        yield b": keep-alive\n\n" if part is None else part

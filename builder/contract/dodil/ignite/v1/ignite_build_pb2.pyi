@@ -1415,6 +1415,7 @@ class LogEntry(_message.Message):
     LINE_FIELD_NUMBER: _builtins.int
     EOF_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
     OMITTED_FIELD_NUMBER: _builtins.int
     timestamp_ms: _builtins.int
     sequence: _builtins.int
@@ -1423,10 +1424,12 @@ class LogEntry(_message.Message):
     stream: Global___LogStream.ValueType
     line: _builtins.str
     eof: _builtins.bool
-    """The last frame: no line, and the build's final status."""
+    """The last frame: no line, the build's final status, and its record as GetBuild has it."""
     status: Global___BuildStatus.ValueType
     omitted: _builtins.int
     """On the marker of the size cap: how many lines it stands for."""
+    @_builtins.property
+    def build(self) -> Global___Build: ...
     def __init__(
         self,
         *,
@@ -1437,11 +1440,12 @@ class LogEntry(_message.Message):
         line: _builtins.str = ...,
         eof: _builtins.bool = ...,
         status: Global___BuildStatus.ValueType = ...,
+        build: Global___Build | None = ...,
         omitted: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eof", b"eof", "line", b"line", "omitted", b"omitted", "phase", b"phase", "sequence", b"sequence", "status", b"status", "stream", b"stream", "timestamp_ms", b"timestamp_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "eof", b"eof", "line", b"line", "omitted", b"omitted", "phase", b"phase", "sequence", b"sequence", "status", b"status", "stream", b"stream", "timestamp_ms", b"timestamp_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
