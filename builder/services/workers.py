@@ -114,7 +114,6 @@ class WorkerService(WatcherCalls):
             if got.passed_on:
                 self._parts.wake()  # before this node waits for hints again
             return pb.ClaimBuildResponse(refused_because=got.refused)
-        self._parts.changed(request.build_id)
         answer = grant(got.row, settings, got.last)
         try:
             answer.secrets.update(secrets_of(got.row, self._parts))
