@@ -10,6 +10,7 @@ import threading
 
 import httpx
 
+from builder.direct import DirectClient
 from builder.errors import BuildError, ErrorClass
 
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=45.0)
@@ -24,9 +25,7 @@ def new_client(*, ca_bundle: str = "", proxy: str = "", timeout: httpx.Timeout) 
     """A client that reads no environment variable of its own. `ca_bundle`: a file; empty: the system's."""
     if proxy:
         return httpx.Client(verify=context(ca_bundle), proxy=proxy, trust_env=False, timeout=timeout, limits=LIMITS)
-    return httpx.Client(
-        transport=TlsTransport(ca_bundle), mounts={"http://": plain_transport()}, trust_env=False, timeout=timeout
-    )
+    return DirectClient(TlsTransport(ca_bundle), plain=plain_transport(), timeout=timeout)
 
 
 def plain_transport() -> httpx.HTTPTransport:

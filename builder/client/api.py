@@ -147,17 +147,17 @@ class Api:
     def _http(self) -> httpx.Client:
         import httpx
 
+        from builder.direct import DirectClient
         from builder.tls import context, trusts_nobody
 
         check_token(self._token)
-        return httpx.Client(
-            base_url=self.server,
-            verify=trusts_nobody() if self.server.startswith("http://") else context(self._ca_bundle),
-            headers={"authorization": f"Bearer {self._token}"} if self._token else {},
-            timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
-            transport=self._transport,
-            trust_env=self._trust_env,
-        )
+        headers = {"authorization": f"Bearer {self._token}"} if self._token else {}
+        timeout = httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s))
+        verify = trusts_nobody() if self.server.startswith("http://") else context(self._ca_bundle)
+        if self._trust_env:
+            return httpx.Client(verify=verify, headers=headers, timeout=timeout, transport=self._transport)
+        transport = self._transport or httpx.HTTPTransport(verify=verify, trust_env=False)
+        return DirectClient(transport, headers=headers, timeout=timeout)
 
     def call(self, name: str, request: Message, *, repeatable: bool = True) -> Any:
         """One unary call; the answer is the method's response message.
@@ -223,7 +223,7 @@ class Api:
         import httpx
 
         try:
-            with self._http.stream("GET", path, **kwargs) as response:
+            with self._http.stream("GET", self.server + path, **kwargs) as response:
                 if response.status_code >= 300:
                     response.read()
                 self._judge(response, repeatable=True)
@@ -236,7 +236,7 @@ class Api:
 
         began = self._clock()
         try:
-            response = self._http.request(method, path, **kwargs)
+            response = self._http.request(method, self.server + path, **kwargs)
         except httpx.RequestError as error:  # also of an answer whose encoding is none
             raise ApiUnreachable(_why(error), is_mistake=_is_mistake(error)) from error
         if self._called is not None:

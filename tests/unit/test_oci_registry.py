@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from builder.direct import DirectClient
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import EMPTY, Destination, fallback_tag
 from builder.images.image import digest_of
@@ -169,7 +170,7 @@ def registry(
 ) -> Registry:
     transport = Transport(
         host=host,
-        client=httpx.Client(transport=httpx.MockTransport(memory), trust_env=False),
+        client=DirectClient(httpx.MockTransport(memory), timeout=httpx.Timeout(5)),
         credentials=credentials,
         patience=Patience(attempts=4),
         sleep=(slept if slept is not None else []).append,
@@ -861,7 +862,7 @@ def test_a_manifest_without_end_is_not_read_to_it() -> None:
 )  # fmt: skip
 def test_plain_http_is_for_this_machine(host: str, plain: bool) -> None:
     assert is_loopback(host) is plain
-    transport = Transport(host=host, client=httpx.Client(transport=httpx.MockTransport(Memory()), trust_env=False))
+    transport = Transport(host=host, client=DirectClient(httpx.MockTransport(Memory()), timeout=httpx.Timeout(5)))
     assert transport.base.startswith("http://" if plain else "https://")
     transport.insecure = True
     assert transport.base.startswith("http://")
