@@ -48,8 +48,9 @@ AGAIN_S = 0.05
 NICE = 10
 NICE_OF_ALL = 20
 """RLIMIT_NICE of who may have the nice value 0 (getrlimit(2))."""
-REHEARSE_AFTER_S = 0.1
-"""How long a reader waits for a build first: where builds follow each other it would have one wait for a rehearsal."""
+REHEARSE_AFTER_S = 0.3
+"""How long a reader waits for a build first. By then a small build is over: beside its push a rehearsal costs what it
+saves the next one."""
 CODECS = ("ascii", "cp437", "latin-1", "utf-8-sig", "utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le")
 """Python loads a codec as it loads a module, with its first use."""
 
