@@ -6,7 +6,7 @@ The long half goes to bubblewrap through a descriptor (`--args`), so that `/proc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.errors import BuildError
@@ -24,7 +24,8 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 
 @dataclass(frozen=True, kw_only=True)
 class Descriptors:
-    """Descriptor numbers that bubblewrap inherits; `seccomp` is -1 where there is no filter."""
+    """Descriptor numbers that bubblewrap inherits; `seccomp` is -1 where there is no filter. `copies` are files of the
+    image (`compose.descriptors`)."""
 
     args: int
     gate: int
@@ -32,10 +33,12 @@ class Descriptors:
     block: int
     seccomp: int
     files: Mapping[str, int]
+    copies: Mapping[str, int] = field(default_factory=dict)
 
     def inherited(self) -> tuple[int, ...]:
         """All of them."""
-        fds = (self.args, self.gate, self.status, self.block, self.seccomp, *self.files.values())
+        files = (*self.files.values(), *self.copies.values())
+        fds = (self.args, self.gate, self.status, self.block, self.seccomp, *files)
         return tuple(fd for fd in fds if fd >= 0)
 
 
@@ -108,7 +111,7 @@ def inner(
     for name, value in sorted({"PATH": PATH, **env}.items()):
         args += ["--setenv", name, value]
     for part in bound:
-        args += part.arguments()
+        args += part.arguments(fds.copies.get(part.dest))
     args += ["--proc", "/proc", "--dev", "/dev"]
     # Both live in memory: bounded, so that they end in ENOSPC and not in the host's memory.
     scratch = str(min(limits.disk, max(limits.memory // 2, 1)))
@@ -116,8 +119,10 @@ def inner(
     args += ["--perms", "1777", "--size", scratch, "--tmpfs", "/dev/shm"]
     if not any(part.dest == "/etc" for part in bound):
         args += ["--perms", "0755", "--dir", "/etc"]
+    kinds = {part.dest: part.kind for part in bound}
     for dest, fd in fds.files.items():
-        args += ["--ro-bind-data", str(fd), dest]
+        made = ("--perms", "0644", "--file") if _is_ours(dest, kinds) else ("--ro-bind-data",)
+        args += [*made, str(fd), dest]
     for mount in root.mounts:
         args += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.dest]
     for name in command.folders:
@@ -141,3 +146,15 @@ def inner(
         if "\0" in text:
             raise BuildError("InvalidRequest", f"a NUL byte in {text.replace(chr(0), chr(0x2400))[:80]!r}")
     return args
+
+
+def _is_ours(dest: str, kinds: Mapping[str, str]) -> bool:
+    """Whether no part of the image but folders that bubblewrap makes is at a path or above it: through a bind it would
+    write a file into the image. In such a folder a file costs no mount, and cannot be written once the root is
+    read-only. `kinds` of the image's parts by their `dest`."""
+    above = dest
+    while above:
+        if kinds.get(above, "dir") != "dir":
+            return False
+        above = above.rpartition("/")[0]
+    return kinds.get("/", "dir") == "dir"

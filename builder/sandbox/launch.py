@@ -192,13 +192,15 @@ def in_sandbox(
         status_read, status_write = _pipe(stack)
         gate_read, gate_write = _pipe(stack)
         filtered = seccomp.supported(os.uname().machine)
+        handed = stack.enter_context(ExitStack())  # what bubblewrap alone reads
         fds = argv.Descriptors(
-            args=_memory_file(stack, b""),
+            args=_memory_file(handed, b""),
             gate=gate_read.fileno(),
             status=status_write.fileno(),
             block=block.fileno(),
-            seccomp=_memory_file(stack, seccomp.program()) if filtered else -1,
-            files={dest: _memory_file(stack, data) for dest, data in files.items()},
+            seccomp=_memory_file(handed, seccomp.program()) if filtered else -1,
+            files={dest: _memory_file(handed, data) for dest, data in files.items()},
+            copies=compose.descriptors(bound, handed),
         )
         arguments = argv.inner(
             root=root, bound=bound, command=command, limits=limits, env=env, fds=fds, mounted=mounted
@@ -213,6 +215,7 @@ def in_sandbox(
             line = argv.outer(_programs(), limited, fds, command.argv, who, overlays if mounted else ())
             entrances = group.entrances() if group and nested else ()  # whoever starts as the build user may not
             process = start(argv.entering(entrances, line), {}, "/", fds.inherited(), None if nested else (uid, gid))
+        handed.close()
         pipes = pipes_of(process, stack)
         try:
             if group and not entrances:

@@ -11,12 +11,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.sandbox.compose import resolve_inside
+from builder.sandbox.compose import READING, resolve_inside
 
 MOST_BYTES = 1024 * 1024
 LARGEST_ID = 2**31 - 1
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""A pipe in the place of the file must not be waited for."""
 
 
 def user_in(rootfs: Path, user: str) -> tuple[int, int]:
@@ -71,7 +69,7 @@ def _rows(rootfs: Path, name: str, fields: int) -> Iterator[list[str]]:
     """Rows of so many fields, with a name and a number as the third, in the order of the file."""
     try:
         path = rootfs / resolve_inside(rootfs, name).lstrip("/")
-        with open(os.open(path, _FLAGS), "rb") as file:
+        with open(os.open(path, READING), "rb") as file:
             is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
             data = file.read(MOST_BYTES) if is_file else b""
     except OSError:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import resource
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +15,13 @@ from builder.errors import BuildError, PlatformError
 from builder.sandbox import Command, Limits, Mount, Root
 from builder.sandbox.argv import Descriptors, Programs, entering, inner, outer
 from builder.sandbox.compose import (
+    LARGEST_COPY,
     MAX_LINKS,
+    MOST_MADE_ANEW,
+    MOST_OF_A_FOLDER,
     OUR_FILES,
     Bound,
+    descriptors,
     identity_files,
     layers,
     resolve_inside,
@@ -66,7 +73,7 @@ def test_inner_golden() -> None:
         " --setenv A 1 --setenv B 2 --setenv PATH /usr/local/bin:/usr/bin:/bin"
         " --proc /proc --dev /dev"
         " --perms 1777 --size 500 --tmpfs /tmp --perms 1777 --size 500 --tmpfs /dev/shm"
-        " --perms 0755 --dir /etc --ro-bind-data 7 /etc/passwd"
+        " --perms 0755 --dir /etc --perms 0644 --file 7 /etc/passwd"
         " --ro-bind /usr /usr --bind /h /h --bind /node/w /work --bind /node/c /cache/go"
         " --remount-ro /dev --remount-ro / --chdir /work/src"
         " --json-status-fd 4 --block-fd 5 --seccomp 6"
@@ -82,6 +89,34 @@ def test_inner_without_a_filter_and_with_an_image() -> None:
     assert "--dir" not in line
     assert "--setenv PATH /x" in text
     assert "--ro-bind /image/etc /etc --symlink usr/bin /bin --proc /proc" in text
+
+
+@pytest.mark.parametrize(
+    ("bound", "made"),
+    [
+        ((), "--perms 0755 --dir /etc --perms 0644 --file 7 /etc/passwd"),
+        ((Bound(kind="dir", dest="/etc", mode=0o711),), "--perms 0644 --file 7 /etc/passwd"),
+        ((Bound(kind="dir", dest="/etc"), Bound(kind="bind", dest="/etc/pass")), "--perms 0644 --file 7 /etc/passwd"),
+        ((Bound(kind="bind", dest="/etc", source="/image/etc"),), "--ro-bind-data 7 /etc/passwd"),
+        ((Bound(kind="bind", dest="/", source="/image"),), "--perms 0755 --dir /etc --ro-bind-data 7 /etc/passwd"),
+        ((Bound(kind="link", dest="/etc", source="usr/etc"),), "--ro-bind-data 7 /etc/passwd"),
+        ((Bound(kind="dir", dest="/etc"), Bound(kind="copy", dest="/etc/passwd")), "--ro-bind-data 7 /etc/passwd"),
+    ],
+)
+def test_a_file_of_ours_is_written_nowhere_but_into_a_folder_that_bubblewrap_makes(
+    bound: tuple[Bound, ...], made: str
+) -> None:
+    mounts = (Mount(source=Path("/e"), dest="/etc", writable=True),)
+    line = " ".join(inner(root=Root(mounts=mounts), bound=bound, command=COMMAND, limits=LIMITS, env={}, fds=FDS))
+    assert f"--tmpfs /dev/shm {made} --bind /e /etc " in line, "before any mount of a toolchain"
+
+
+def test_a_copy_without_a_descriptor_is_bound() -> None:
+    bound = tuple(Bound(kind="copy", dest=f"/etc/{name}", source=f"/i/etc/{name}", mode=0o640) for name in "ab")
+    fds = replace(FDS, copies={"/etc/a": 9})
+    line = inner(root=Root(), bound=bound, command=COMMAND, limits=LIMITS, env={}, fds=fds)
+    assert "--perms 0640 --file 9 /etc/a --ro-bind /i/etc/b /etc/b --proc" in " ".join(line)
+    assert fds.inherited() == (3, 8, 4, 5, 6, 7, 9)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +138,8 @@ def image(tmp_path: Path) -> Path:
     root = tmp_path / "image"
     for folder in ("usr/bin", "usr/lib", "etc/ssl", "opt", "proc", "tmp", "work"):
         (root / folder).mkdir(parents=True)
+    for file in ("usr/bin/tool", "opt/tool"):
+        (root / file).write_text("")
     (root / "bin").symlink_to("usr/bin")
     (root / "lib").symlink_to("/usr/lib")
     (root / "etc/passwd").write_text("")
@@ -114,7 +151,12 @@ def shown(image: Path, *needed: str) -> list[str]:
     return [f"{part.kind} {part.dest}" for part in layers(image, needed)]
 
 
+def below(image: Path, folder: str, *needed: str) -> list[str]:
+    return [part for part in shown(image, *needed) if part.split(" ")[1].startswith(f"{folder}/")]
+
+
 def test_an_image_is_bound_whole_where_nothing_is_missing(image: Path) -> None:
+    (image / "etc/large").write_bytes(bytes(LARGEST_COPY + 1))
     assert shown(image, "/proc", "/etc/passwd") == ["link /bin", "bind /etc", "link /lib", "bind /opt", "bind /usr"]
 
 
@@ -122,12 +164,135 @@ def test_a_folder_is_opened_only_for_what_it_lacks(image: Path) -> None:
     assert shown(image, "/etc/hosts", "/etc/passwd", "/opt/ignite/go") == [
         "link /bin",
         "dir /etc",
-        "bind /etc/release",
-        "bind /etc/ssl",
+        "copy /etc/release",
+        "dir /etc/ssl",
         "link /lib",
         "dir /opt",
+        "bind /opt/tool",
         "bind /usr",
     ]
+
+
+def test_small_folders_are_made_anew_with_all_that_they_have(image: Path) -> None:
+    (image / "home/nonroot").mkdir(parents=True)
+    (image / "home/me").symlink_to("nonroot")
+    (image / "home/nonroot").chmod(0o1777)
+    (image / "etc/ssl/file").write_text("")
+    (image / "etc/ssl/file").chmod(0o755)
+    assert below(image, "/home", *OUR_FILES) == ["link /home/me", "dir /home/nonroot"]
+    parts = {part.dest: part for part in layers(image, identity_files(5, 5))}
+    assert parts["/home"] == Bound(kind="dir", dest="/home")
+    assert parts["/home/nonroot"].mode == 0o1777
+    assert parts["/home/me"] == Bound(kind="link", dest="/home/me", source="nonroot")
+    assert parts["/etc/ssl/file"] == Bound(
+        kind="copy", dest="/etc/ssl/file", source=str(image / "etc/ssl/file"), mode=0o755
+    )
+    order = list(parts)
+    assert order.index("/home") < order.index("/home/me") and order.index("/etc/ssl") < order.index("/etc/ssl/file")
+
+
+def test_a_small_etc_that_lacks_nothing_is_made_anew_without_what_is_ours(image: Path) -> None:
+    for file in OUR_FILES:
+        (image / file.lstrip("/")).write_text("the image's")
+    assert below(image, "/etc", *OUR_FILES) == ["copy /etc/release", "dir /etc/ssl"]
+    assert below(image, "/etc", *OUR_FILES, "/etc/ssl") == ["copy /etc/release"]
+
+
+def test_what_is_no_small_file_of_everybodys_is_bound(image: Path) -> None:
+    """A copy is the build user's, so he would have the owner's rights."""
+    etc = image / "etc"
+    modes = {
+        "all": 0o444,
+        "secret": 0o640,
+        "own": 0o600,
+        "program": 0o744,
+        "other": 0o604,
+        "odd": 0o077,
+        "suid": 0o4755,
+    }
+    for name, mode in modes.items():
+        (etc / name).write_text("")
+        (etc / name).chmod(mode)
+    (etc / "large").write_bytes(bytes(LARGEST_COPY + 1))
+    (etc / "largest").write_bytes(bytes(LARGEST_COPY))
+    os.mkfifo(etc / "pipe")
+    for name, mode in {"closed": 0o700, "listed": 0o711, "shared": 0o2755}.items():
+        (etc / name).mkdir()
+        (etc / name).chmod(mode)
+    (etc / "deep/with").mkdir(parents=True)
+    os.mkfifo(etc / "deep/with/pipe")
+    assert below(image, "/etc", *OUR_FILES) == [
+        "copy /etc/all",
+        "bind /etc/closed",
+        "bind /etc/deep",
+        "bind /etc/large",
+        "copy /etc/largest",
+        "bind /etc/listed",
+        "bind /etc/odd",
+        "copy /etc/other",
+        "bind /etc/own",
+        "bind /etc/pipe",
+        "bind /etc/program",
+        "copy /etc/release",
+        "bind /etc/secret",
+        "bind /etc/shared",
+        "dir /etc/ssl",
+        "bind /etc/suid",
+    ]
+
+
+def test_what_is_made_anew_is_bounded(image: Path) -> None:
+    many, most = image / "etc/many", image / "etc/most"
+    for folder, count in ((many, MOST_OF_A_FOLDER), (most, MOST_OF_A_FOLDER - 1)):
+        folder.mkdir()
+        for number in range(count):
+            (folder / str(number)).write_text("")
+    found = shown(image, *OUR_FILES)
+    assert "bind /etc/many" in found and "dir /etc/most" in found and "copy /etc/most/0" in found
+    for number in range(2 * MOST_MADE_ANEW):
+        (image / f"etc/{number}").write_text("")
+        (image / f"etc/link{number}").symlink_to("nowhere")
+    found = below(image, "/etc", *OUR_FILES)
+    assert sum(part.startswith("copy") for part in found) == MOST_MADE_ANEW
+    assert sum(part.startswith("bind") for part in found) == MOST_MADE_ANEW + 2 + 2, "both folders, release and ssl"
+    assert sum(part.startswith("link") for part in found) == 2 * MOST_MADE_ANEW
+
+
+def opened() -> set[int]:
+    """The descriptors of this process."""
+    return {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
+
+
+def test_copies_are_read_from_descriptors_that_end_with_the_stack(image: Path) -> None:
+    part = Bound(kind="copy", dest="/etc/release", source=str(image / "etc/release"), mode=0o644)
+    (image / "etc/link").symlink_to("release")
+    os.mkfifo(image / "etc/pipe", 0o644)
+    (image / "etc/private").write_text("")
+    (image / "etc/private").chmod(0o600)
+    others = [
+        replace(part, dest=f"/etc/{name}", source=str(image / "etc" / name))
+        for name in ("link", "pipe", "private", "none", "ssl")
+    ]
+    before = opened()
+    with ExitStack() as stack:
+        found = descriptors([*others, part, Bound(kind="dir", dest="/x")], stack)
+        assert list(found) == ["/etc/release"]
+        assert os.readlink(f"/proc/self/fd/{found['/etc/release']}") == part.source
+        assert not os.get_inheritable(found["/etc/release"])
+        assert opened() == before | set(found.values())
+    assert opened() == before
+
+
+def test_copies_leave_the_upper_half_of_all_descriptors(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Bound(kind="copy", dest="/etc/release", source=str(image / "etc/release"), mode=0o644)
+    parts = [replace(part, dest=f"/etc/{number}") for number in range(8)]
+    free = os.open("/", os.O_RDONLY)
+    os.close(free)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2 * (free + 3), 4096))
+    before = opened()
+    with ExitStack() as stack:
+        assert len(descriptors(parts, stack)) <= 3
+    assert opened() == before
 
 
 def test_without_an_image_there_is_nothing_to_bind() -> None:
@@ -250,7 +415,7 @@ def test_a_folder_in_the_place_of_a_file_of_ours_is_not_bound(image: Path) -> No
     (image / "etc/hosts").mkdir()
     for name in ("group", "resolv.conf"):
         (image / "etc" / name).write_text("")
-    assert shown(image, *identity_files(5, 5))[1:4] == ["dir /etc", "bind /etc/release", "bind /etc/ssl"]
+    assert shown(image, *identity_files(5, 5))[1:4] == ["dir /etc", "copy /etc/release", "dir /etc/ssl"]
 
 
 def test_the_files_of_ours_are_those_that_are_looked_for() -> None:
