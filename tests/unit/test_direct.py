@@ -52,7 +52,9 @@ class Pieces(httpx.SyncByteStream):
             yield piece
 
 
-def client(wire: httpx.BaseTransport, plain: httpx.BaseTransport | None = None, **headers: str) -> DirectClient:
+def client(
+    wire: httpx.BaseTransport, plain: httpx.BaseTransport | None = None, headers: dict[str, str] | None = None
+) -> DirectClient:
     return DirectClient(wire, plain=plain, timeout=TIMEOUT, headers=headers)
 
 
@@ -77,7 +79,7 @@ def test_a_request_is_the_one_that_httpx_sends(method: str, given: dict[str, Any
     ours, theirs = Wire(fine), Wire(fine)
     own = {"authorization": "Bearer x"}
     plain = httpx.Client(transport=theirs, trust_env=False, timeout=TIMEOUT, headers=own)
-    with client(ours, **own) as direct, plain:
+    with client(ours, headers=own) as direct, plain:
         for one in (direct, plain):
             one.request(method, "https://host.example:5000/a%20b/ü?q=1", **given)
     (mine,), (its,) = ours.asked, theirs.asked
