@@ -109,7 +109,7 @@ class LostRedis(redis.Redis):
 
 
 def sequences(data: bytes) -> list[int]:
-    """Of a part; the end has none."""
+    """Those of a part; the end has none."""
     return [] if data.startswith(END) else [int(json.loads(line)["sequence"]) for line in data.splitlines()]
 
 
