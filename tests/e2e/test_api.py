@@ -137,7 +137,9 @@ def test_a_stream_resumes_after_the_event_it_heard_last(serve: Serve) -> None:
     whole = events(serve, build, "?fromStart=true")
     assert [number for number, _, _ in whole[:-1]] == [str(number) for number in range(1, len(whole))]
     assert [data["line"] for _, _, data in whole[:5]] == [f"line {number}" for number in range(5)]
-    assert whole[-1][1:] == ("eof", {"sequence": whole[-2][0], "eof": True, "status": "BUILD_STATUS_FAILED"})
+    record = serve.ask("GET", f"{BUILDS}/{build}", "read").json()
+    end = {"sequence": whole[-2][0], "eof": True, "status": "BUILD_STATUS_FAILED", "build": record}
+    assert whole[-1][1:] == ("eof", end)
     for last in range(len(whole)):
         assert events(serve, build, **{"last-event-id": str(last)}) == whole[last:], last
     assert events(serve, build, "?fromSequence=3") == whole[2:]
