@@ -221,6 +221,7 @@ def _rehearse(channel: socket.socket, catalog: Catalog, how: _Rehearsing) -> Non
         try:
             if _is_asked(channel, 0):  # before whoever asks could give anything back
                 return
+            remove_tree(how.folder)  # of one that was killed in the midst
             how.folder.mkdir(mode=0o700)
             try:
                 rehearse(pipelines.PIPELINES, catalog, how.folder)

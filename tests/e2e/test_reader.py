@@ -281,6 +281,15 @@ def as_others_are() -> None:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
+def test_what_a_killed_rehearsal_left_keeps_no_reader_from_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    (folder / "go/src").mkdir(parents=True)
+    (folder / "go/src/go.mod").write_text("module sample\n")
+    with closing(Readers((), catalogs.read(catalog_file(""), {}), rehearsals=folder)) as readers:
+        readers.start()
+        assert until(lambda: not folder.exists())
+
+
 def test_a_reader_that_cannot_rehearse_reads(tmp_path: Path, work: Path) -> None:
     with closing(Readers(KNOWN, Catalog(rows=()), rehearsals=tmp_path / "none" / "one")) as readers:
         readers.start()
