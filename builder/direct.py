@@ -1,7 +1,7 @@
 """An `httpx.Client` whose requests go straight to their transport: a third of what httpx's own costs, it is without.
 
 What ours have no use for is left out: cookies, hooks, flows of authentication, a URL relative to a base. A redirect
-that is to be followed, and an address with a login, take httpx's whole way.
+that is to be followed, an address with a login, and what comes after `close` take httpx's whole way.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class DirectClient(httpx.Client):
     ) -> httpx.Response:
         """As of `httpx.Client`, but of `auth`."""
         way, follows = self._ways.get(request.url.scheme), follow_redirects is True
-        if way is None or request.url.userinfo:
+        if way is None or request.url.userinfo or self.is_closed:
             return super().send(request, stream=stream, follow_redirects=follows)
         response = way.handle_request(request)
         response.request = request

@@ -46,8 +46,6 @@ QUICK_S = 0.1
 AGAIN_S = 0.05
 """Processor time between two tries to stand back, where the kernel was asked too often."""
 NICE = 10
-NICE_OF_ALL = 20
-"""RLIMIT_NICE of who may have the nice value 0 (getrlimit(2))."""
 REHEARSE_AFTER_S = 0.3
 """How long a reader waits for a build first. By then a small build is over: beside its push a rehearsal costs what it
 saves the next one."""
@@ -98,7 +96,8 @@ def serve(
         gc.freeze()  # a collection in a reader would copy every page of what it inherits
         if not die_with(owner, signal.SIGKILL):
             _gone(0)
-        fork_next = partial(_fork_next, control, known, catalog, rehearsals)
+        rehearsing = None if rehearsals is None else _Rehearsing(folder=rehearsals, stands_back=_may_stand_back())
+        fork_next = partial(_fork_next, control, known, catalog, rehearsing)
         next_one = fork_next()
         while True:
             data, received, _, _ = socket.recv_fds(control, ASK_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
@@ -154,21 +153,32 @@ def _prepare_images() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Rehearsing:
+    """How a reader rehearses: the folder that it makes for that, and whether it gives way to all others meanwhile."""
+
+    folder: Path
+    stands_back: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Next:
-    """A reader that waits for what it is to read, and where it is sent to."""
+    """A reader that waits for what it is to read, and where it is sent to. `stands_back`: it may do so now."""
 
     pid: int
     channel: socket.socket
+    stands_back: bool
 
 
-def _fork_next(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog, rehearsals: Path | None) -> _Next:
+def _fork_next(
+    control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog, rehearsing: _Rehearsing | None
+) -> _Next:
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _wait_and_read(control, mine, its, known, catalog, rehearsals, parent)
+        _wait_and_read(control, mine, its, known, catalog, rehearsing, parent)
     its.close()
-    return _Next(pid=pid, channel=mine)
+    return _Next(pid=pid, channel=mine, stands_back=rehearsing is not None and rehearsing.stands_back)
 
 
 def _wait_and_read(
@@ -177,7 +187,7 @@ def _wait_and_read(
     channel: socket.socket,
     known: tuple[Pipeline, ...],
     catalog: Catalog,
-    rehearsals: Path | None,
+    rehearsing: _Rehearsing | None,
     parent: int,
 ) -> NoReturn:
     """Be the next reader. It dies with its parent."""
@@ -186,8 +196,8 @@ def _wait_and_read(
         parents.close()
         if not die_with(parent, signal.SIGKILL):
             _gone(0)
-        if rehearsals is not None and not _is_asked(channel, REHEARSE_AFTER_S):
-            _rehearse(channel, catalog, rehearsals)
+        if rehearsing is not None and not _is_asked(channel, REHEARSE_AFTER_S):
+            _rehearse(channel, catalog, rehearsing)
         data, received, _, _ = socket.recv_fds(channel, ASK_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
         if not data:
             _gone(0)
@@ -201,28 +211,47 @@ def _is_asked(channel: socket.socket, within_s: float) -> bool:
     return bool(select.select([channel], [], [], within_s)[0])
 
 
-def _rehearse(channel: socket.socket, catalog: Catalog, folder: Path) -> None:
+def _rehearse(channel: socket.socket, catalog: Catalog, how: _Rehearsing) -> None:
     """With our own pipelines alone: an operator's is run in bounds, which come with a build. It takes the processor
     from nobody, where it may have that back (sched(7)); `_hand_over` gives it back in the midst.
     """
     with contextlib.suppress(Exception):  # a full disk, above all; it is asked all the same
-        if _may_stand_back():
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        if how.stands_back:
+            _become(os.SCHED_IDLE)
         try:
             if _is_asked(channel, 0):  # before whoever asks could give anything back
                 return
-            folder.mkdir(mode=0o700)
+            remove_tree(how.folder)  # of one that was killed in the midst
+            how.folder.mkdir(mode=0o700)
             try:
-                rehearse(pipelines.PIPELINES, catalog, folder)
+                rehearse(pipelines.PIPELINES, catalog, how.folder)
             finally:
-                remove_tree(folder)
+                remove_tree(how.folder)
         finally:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            if how.stands_back:
+                _become(os.SCHED_OTHER)
 
 
 def _may_stand_back() -> bool:
-    """Whether a process of this user gets from SCHED_IDLE to SCHED_OTHER again."""
-    return os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_NICE)[0] >= NICE_OF_ALL
+    """Whether a process of ours gets from SCHED_IDLE to SCHED_OTHER again, which one of its own tries. Root without
+    CAP_SYS_NICE does not, nor one of a user namespace. Under any other policy a reader stays as its operator wants it.
+    """
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return False
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(os.SCHED_IDLE)
+            _become(os.SCHED_OTHER)
+        except BaseException:
+            _gone(1)
+        _gone(0)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _become(policy: int, pid: int = 0) -> None:
+    """Schedule this process, or that one, by a policy that has no priorities."""
+    os.sched_setscheduler(pid, policy, os.sched_param(0))
 
 
 def _hand_over(reader: _Next, data: bytes, descriptors: list[int]) -> bool:
@@ -233,8 +262,9 @@ def _hand_over(reader: _Next, data: bytes, descriptors: list[int]) -> bool:
         reader.channel.close()  # ends it, should it still wait
         os.waitpid(reader.pid, 0)
         return False
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(reader.pid, os.SCHED_OTHER, os.sched_param(0))
+    if reader.stands_back:
+        with contextlib.suppress(OSError):
+            _become(os.SCHED_OTHER, reader.pid)
     reader.channel.close()
     return True
 

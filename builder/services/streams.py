@@ -71,6 +71,11 @@ class Page:
     ends: array[int]
     eof: bytes = b""
 
+    @property
+    def size(self) -> int:
+        """Bytes that it keeps: a short log is smaller than the record at its end."""
+        return len(self.data) + len(self.eof)
+
     def behind(self, after: int) -> bytes:
         """The lines after a sequence."""
         skipped = after - self.first + 1
@@ -104,7 +109,7 @@ class Pages:
         self._remove(build_id, page.first)
         self._pages[build_id, page.first] = page
         bisect.insort(self._firsts.setdefault(build_id, []), page.first)
-        self.bytes += len(page.data)
+        self.bytes += page.size
         while self.bytes > self._budget and len(self._pages) > 1:
             self._remove(*next(iter(self._pages)))
 
@@ -117,7 +122,7 @@ class Pages:
         page = self._pages.pop((build_id, first), None)
         if page is None:
             return
-        self.bytes -= len(page.data)
+        self.bytes -= page.size
         firsts = self._firsts[build_id]
         firsts.remove(first)
         if not firsts:

@@ -149,3 +149,13 @@ def test_a_body_that_breaks_leaves_no_stream_open() -> None:
     with client(wire) as direct, pytest.raises(httpx.ReadError):
         direct.get("https://host.example/")
     assert wire.closed == 1
+
+
+def test_a_closed_client_sends_nothing() -> None:
+    """Its transport would connect anew, and nobody would close that."""
+    wire = Wire(fine)
+    with client(wire) as direct:
+        direct.get("https://host.example/")
+    with pytest.raises(RuntimeError, match="closed"):
+        direct.get("https://host.example/")
+    assert len(wire.asked) == 1

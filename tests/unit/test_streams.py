@@ -6,7 +6,7 @@ import asyncio
 import json
 from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -408,3 +408,12 @@ def test_pages_that_overlap_and_pages_that_go() -> None:
     pages.forget("a")
     pages.forget("b")
     assert (len(pages), pages.bytes) == (0, 0)
+
+
+def test_the_record_at_the_end_of_a_log_takes_room_among_the_pages() -> None:
+    pages = Pages(budget=60)
+    for build_id in "ab":
+        pages.put(build_id, replace(page(1, 1), eof=b"{}" * 20))
+    assert (len(pages), pages.bytes) == (1, 46)
+    pages.forget("b")
+    assert pages.bytes == 0
