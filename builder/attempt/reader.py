@@ -76,8 +76,8 @@ class Faulty(Exception):
 class Readers:
     """The process that forks readers, for one owner. `start` it while this process has one thread.
 
-    Without `images` it answers nothing about image mode, and loads none of it. `rehearsals`: a folder that is not
-    there, in one that is by the time that a reader waits; without it readers do not rehearse (`rehearsal.py`).
+    Without `images` it answers nothing about image mode, and loads none of it. `rehearsals`: the folder in which a
+    reader that waits rehearses (`rehearsal.py`), nobody else's; without it none does.
     """
 
     def __init__(

@@ -81,8 +81,7 @@ def serve(
     """Fork a reader for each request, until the owner closes `control` or is gone. Answers its pidfd, then its end.
 
     The next reader is forked ahead and waits, so that a request does not wait for the fork. `images`: readers are
-    asked about image mode, too. `rehearsals`: the folder that a reader makes for its rehearsal, and removes; its parent
-    is there once there was a build.
+    asked about image mode, too. `rehearsals`: the folder that a reader makes for its rehearsal, and removes.
     """
     try:
         _cut_off(control)
@@ -96,8 +95,7 @@ def serve(
         gc.freeze()  # a collection in a reader would copy every page of what it inherits
         if not die_with(owner, signal.SIGKILL):
             _gone(0)
-        rehearsing = None if rehearsals is None else _Rehearsing(folder=rehearsals, stands_back=_may_stand_back())
-        fork_next = partial(_fork_next, control, known, catalog, rehearsing)
+        fork_next = partial(_fork_next, control, known, catalog, rehearsals)
         next_one = fork_next()
         while True:
             data, received, _, _ = socket.recv_fds(control, ASK_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
@@ -153,32 +151,21 @@ def _prepare_images() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rehearsing:
-    """How a reader rehearses: the folder that it makes for that, and whether it gives way to all others meanwhile."""
-
-    folder: Path
-    stands_back: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Next:
-    """A reader that waits for what it is to read, and where it is sent to. `stands_back`: it may do so now."""
+    """A reader that waits for what it is to read, and where it is sent to."""
 
     pid: int
     channel: socket.socket
-    stands_back: bool
 
 
-def _fork_next(
-    control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog, rehearsing: _Rehearsing | None
-) -> _Next:
+def _fork_next(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog, rehearsals: Path | None) -> _Next:
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _wait_and_read(control, mine, its, known, catalog, rehearsing, parent)
+        _wait_and_read(control, mine, its, known, catalog, rehearsals, parent)
     its.close()
-    return _Next(pid=pid, channel=mine, stands_back=rehearsing is not None and rehearsing.stands_back)
+    return _Next(pid=pid, channel=mine)
 
 
 def _wait_and_read(
@@ -187,7 +174,7 @@ def _wait_and_read(
     channel: socket.socket,
     known: tuple[Pipeline, ...],
     catalog: Catalog,
-    rehearsing: _Rehearsing | None,
+    rehearsals: Path | None,
     parent: int,
 ) -> NoReturn:
     """Be the next reader. It dies with its parent."""
@@ -196,8 +183,8 @@ def _wait_and_read(
         parents.close()
         if not die_with(parent, signal.SIGKILL):
             _gone(0)
-        if rehearsing is not None and not _is_asked(channel, REHEARSE_AFTER_S):
-            _rehearse(channel, catalog, rehearsing)
+        if rehearsals is not None and not select.select([channel], [], [], REHEARSE_AFTER_S)[0]:
+            _rehearse(catalog, rehearsals)
         data, received, _, _ = socket.recv_fds(channel, ASK_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
         if not data:
             _gone(0)
@@ -207,51 +194,15 @@ def _wait_and_read(
         _gone(1)
 
 
-def _is_asked(channel: socket.socket, within_s: float) -> bool:
-    return bool(select.select([channel], [], [], within_s)[0])
-
-
-def _rehearse(channel: socket.socket, catalog: Catalog, how: _Rehearsing) -> None:
-    """With our own pipelines alone: an operator's is run in bounds, which come with a build. It takes the processor
-    from nobody, where it may have that back (sched(7)); `_hand_over` gives it back in the midst.
-    """
+def _rehearse(catalog: Catalog, folder: Path) -> None:
+    """With our own pipelines alone: an operator's is run in bounds, which come with a build."""
     with contextlib.suppress(Exception):  # a full disk, above all; it is asked all the same
-        if how.stands_back:
-            _become(os.SCHED_IDLE)
+        remove_tree(folder)  # of one that was killed in the midst
+        folder.mkdir(mode=0o700, parents=True)
         try:
-            if _is_asked(channel, 0):  # before whoever asks could give anything back
-                return
-            remove_tree(how.folder)  # of one that was killed in the midst
-            how.folder.mkdir(mode=0o700)
-            try:
-                rehearse(pipelines.PIPELINES, catalog, how.folder)
-            finally:
-                remove_tree(how.folder)
+            rehearse(pipelines.PIPELINES, catalog, folder)
         finally:
-            if how.stands_back:
-                _become(os.SCHED_OTHER)
-
-
-def _may_stand_back() -> bool:
-    """Whether a process of ours gets from SCHED_IDLE to SCHED_OTHER again, which one of its own tries. Root without
-    CAP_SYS_NICE does not, nor one of a user namespace. Under any other policy a reader stays as its operator wants it.
-    """
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        return False
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _become(os.SCHED_IDLE)
-            _become(os.SCHED_OTHER)
-        except BaseException:
-            _gone(1)
-        _gone(0)
-    return os.waitpid(pid, 0)[1] == 0
-
-
-def _become(policy: int, pid: int = 0) -> None:
-    """Schedule this process, or that one, by a policy that has no priorities."""
-    os.sched_setscheduler(pid, policy, os.sched_param(0))
+            remove_tree(folder)
 
 
 def _hand_over(reader: _Next, data: bytes, descriptors: list[int]) -> bool:
@@ -262,9 +213,6 @@ def _hand_over(reader: _Next, data: bytes, descriptors: list[int]) -> bool:
         reader.channel.close()  # ends it, should it still wait
         os.waitpid(reader.pid, 0)
         return False
-    if reader.stands_back:
-        with contextlib.suppress(OSError):
-            _become(os.SCHED_OTHER, reader.pid)
     reader.channel.close()
     return True
 

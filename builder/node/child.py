@@ -27,6 +27,7 @@ from builder.node.drive import claim_build, do_work, driving
 from builder.node.engine import EngineBuilder, engine_of
 from builder.node.floor import lacks
 from builder.node.image import Launcher, has_cluster, launcher_of
+from builder.node.leftovers import REHEARSALS
 from builder.node.registration import Registration
 from builder.node.target import Destinations
 from builder.node.watch import Watch
@@ -131,8 +132,8 @@ class Child:
 
 
 def rehearsals(settings: Settings) -> Path:
-    """Where this process's readers rehearse: what a killed one leaves goes with what killed owners left."""
-    return Path(settings.node_dir, "work", f"rehearsal-{os.getpid()}")
+    """Where this process's readers rehearse."""
+    return Path(settings.node_dir, REHEARSALS, str(os.getpid()))
 
 
 def _index() -> int:

@@ -14,6 +14,8 @@ from builder.sandbox.loopfs import unmount
 from builder.sandbox.remove import remove_tree
 
 PROC = Path("/proc")
+REHEARSALS = "rehearsals"
+"""The folder of the node in which readers that wait have a folder each (`builder/attempt/rehearsal.py`)."""
 FENCE, DISK = ".fence", ".disk"
 """What the names of the folder end with where an attempt's file system is mounted, and of the file that has it."""
 INSIDE = (".apart", ".start")
@@ -27,6 +29,7 @@ def remove_left_behind(node_dir: Path) -> int:
     entries were removed.
     """
     removed = 0
+    remove_tree(node_dir / REHEARSALS)  # one that goes on meanwhile is none for once
     for path in sorted((node_dir / "work").glob("*-*")):
         name = path.name.partition(".")[0]
         build_id, _, claim = name.rpartition("-")

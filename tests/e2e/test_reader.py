@@ -6,8 +6,6 @@ import os
 import re
 import select
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -231,56 +229,6 @@ def test_a_reader_that_waits_rehearses_and_leaves_nothing(tmp_path: Path, work: 
     assert [path.name for path in (work / "src").iterdir()] == ["handler.py"]
 
 
-# Prints the scheduling policy of a reader that has rehearsed, and of the one that has its question. Under that of the
-# second argument, if there is any.
-POLICIES = """
-import os, sys, time
-from pathlib import Path
-from builder.attempt.reader import Readers
-from builder.data import catalog_file
-from builder.pipelines import catalog as catalogs
-from tests.build_fixtures import until
-from tests.e2e.test_reader import BUDGET, KNOWN, STEP, children_of
-for policy in sys.argv[2:]:
-    os.sched_setscheduler(0, int(policy), os.sched_param(0))
-top = Path(sys.argv[1])
-before = top.stat().st_mtime_ns
-readers = Readers(KNOWN, catalogs.read(catalog_file(""), {}), rehearsals=top / "one")
-readers.start()
-assert until(lambda: top.stat().st_mtime_ns > before and not (top / "one").exists())
-time.sleep(0.2)
-(parent,) = children_of(os.getpid())
-(waiting,) = children_of(parent)
-print(os.sched_getscheduler(waiting))
-with readers.reading(top, BUDGET, lambda: None) as reading:
-    reading.diagnose("hostile", STEP, 1, ())
-    assert children_of(parent) == [waiting]
-    print(os.sched_getscheduler(waiting))
-readers.close()
-"""
-
-
-@pytest.mark.parametrize(
-    ("before", "policy"),
-    [((), os.SCHED_OTHER), (("unshare", "--map-root-user"), os.SCHED_OTHER), ((), os.SCHED_BATCH)],
-    ids=["as we are", "as root that may change no policy", "as the operator wants it"],
-)
-def test_a_reader_that_rehearsed_has_the_policy_of_its_owner(
-    tmp_path: Path, before: tuple[str, ...], policy: int
-) -> None:
-    line = (*before, sys.executable, "-c", POLICIES, str(tmp_path), *([str(policy)] if policy else []))
-    done = subprocess.run(
-        line, check=False, capture_output=True, text=True, timeout=PATIENCE_S, preexec_fn=as_others_are
-    )
-    assert (done.stderr, done.stdout.split()) == ("", [str(policy)] * 2)
-
-
-def as_others_are() -> None:
-    """Under the policy that is everybody's, also where this session has given way; left so where that is refused."""
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-
-
 def test_what_a_killed_rehearsal_left_keeps_no_reader_from_the_next(tmp_path: Path) -> None:
     folder = tmp_path / "one"
     (folder / "go/src").mkdir(parents=True)
@@ -291,7 +239,8 @@ def test_what_a_killed_rehearsal_left_keeps_no_reader_from_the_next(tmp_path: Pa
 
 
 def test_a_reader_that_cannot_rehearse_reads(tmp_path: Path, work: Path) -> None:
-    with closing(Readers(KNOWN, Catalog(rows=()), rehearsals=tmp_path / "none" / "one")) as readers:
+    (tmp_path / "file").touch()
+    with closing(Readers(KNOWN, Catalog(rows=()), rehearsals=tmp_path / "file" / "one")) as readers:
         readers.start()
         time.sleep(2 * REHEARSE_AFTER_S)
         assert planned(readers, work, "nothing").steps
