@@ -139,7 +139,8 @@ class Api:
         called: Called | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.server, self.answered = server.rstrip("/"), False
+        # As a browser shows it, perhaps: what is behind # goes to no server, and a path behind that would not either.
+        self.server, self.answered = server.partition("#")[0].rstrip("/"), False
         self._token, self._timeout_s, self._transport, self._trust_env = token, timeout_s, transport, trust_env
         self._called, self._clock, self._ca_bundle = called, clock, ca_bundle
 

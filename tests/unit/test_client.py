@@ -198,3 +198,25 @@ def test_a_download_and_a_log_that_break_may_be_repeated() -> None:
 def test_a_log_that_has_ended_before_what_is_asked_for_is_at_its_end() -> None:
     made = Api("http://ignite.test", "t", transport=httpx.MockTransport(lambda request: httpx.Response(204)))
     assert [(entry.eof, entry.sequence) for entry in made.log("k7m2", 7)] == [(True, 7)]
+
+
+@pytest.mark.parametrize("trust_env", [False, True])
+@pytest.mark.parametrize(
+    ("server", "shown"),
+    [
+        ("http://ignite.test", "http://ignite.test"),
+        ("http://ignite.test:8080/a/b%2Fc/", "http://ignite.test:8080/a/b%2Fc"),
+        ("https://[::1]:8443//", "https://[::1]:8443"),
+        ("http://ignite.test/ui/#/builds", "http://ignite.test/ui"),
+    ],
+)
+def test_a_call_goes_below_the_servers_address(server: str, shown: str, trust_env: bool) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(200, content=b"{}")
+
+    made = Api(server, "t", transport=httpx.MockTransport(answer), trust_env=trust_env)
+    made.call("GetBuild", pb.GetBuildRequest(build_id="a/b c"))
+    assert asked == [f"{shown}/v1/ignite/builds/a%2Fb%20c"]
