@@ -30,6 +30,7 @@ import inspect
 import json
 import re
 import signal
+import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -341,10 +342,25 @@ def imported(target: str) -> Callable[..., Any]:
 
 
 def own_signals() -> None:
-    """A process that the handler forks ends by a signal, as one of `multiprocessing` must, and wakes no loop here."""
-    signal.set_wakeup_fd(-1)  # it is shared with this process, which would stop
-    for number in STOPS:
-        signal.signal(number, signal.SIG_DFL)
+    """A process that the handler forks ends by a signal, as one of `multiprocessing` must, and wakes no loop here.
+
+    One that comes before it has handlers of its own waits: ours would take it, and the process would go on.
+    """
+    masks = threading.local()
+
+    def hold() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def own() -> None:
+        signal.set_wakeup_fd(-1)  # it is shared with this process, which would stop
+        for number in STOPS:
+            signal.signal(number, signal.SIG_DFL)
+        let_go()
+
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=own)
 
 
 async def main() -> None:
@@ -359,7 +375,7 @@ async def main() -> None:
     stop = asyncio.Event()
     for number in STOPS:
         loop.add_signal_handler(number, stop.set)
-    os.register_at_fork(after_in_child=own_signals)
+    own_signals()
     await stop.wait()
     await front.drain(server)
 
