@@ -26,6 +26,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.images.store import ImageStore, images_of
 from builder.local import embedded, machine
+from builder.local.ports import free_port
 from builder.settings import Settings, Token
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,7 +191,7 @@ def served(here: Place) -> Iterator[Served]:
     with ExitStack() as stack:
         _, redis_url = stack.enter_context(embedded.private_redis(here.folder / "redis"))
         token, other, worker_token = (config.new_secret() for _ in range(3))
-        url = f"http://127.0.0.1:{embedded.free_port()}"
+        url = f"http://127.0.0.1:{free_port()}"
         settings = config.load(
             {
                 "data_dir": str(here.folder / "data"),

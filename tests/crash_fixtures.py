@@ -27,7 +27,8 @@ from typing import Any
 
 import httpx
 
-from builder.local.embedded import end, free_port, private_redis
+from builder.local.embedded import end, private_redis
+from builder.local.ports import free_port
 from tests import uids
 from tests.build_fixtures import pause, tar_of
 

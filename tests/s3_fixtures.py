@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from builder.local.embedded import free_port
+from builder.local.ports import free_port
 from builder.stores.s3 import BucketStore
 from tests.kept import KEPT
 

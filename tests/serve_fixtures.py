@@ -18,7 +18,8 @@ import httpx
 from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
-from builder.local.embedded import end, free_port
+from builder.local.embedded import end
+from builder.local.ports import free_port
 
 TOKENS = {
     "submit": '{ token = "t-submit", organization = "acme", scopes = ["submit"] }',

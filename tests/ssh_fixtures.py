@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.local.embedded import free_port
+from builder.local.ports import free_port
 
 SSHD = "/usr/sbin/sshd"
 PATIENCE_S = 120.0

@@ -25,6 +25,7 @@ from builder.control import folder
 from builder.control.process import Control, listen
 from builder.errors import BuildError, PlatformError
 from builder.local.machine import ensure_bases, require, versions_here
+from builder.local.ports import free_port
 from builder.node.main import worker_argv
 from builder.plan import Toolchain
 from builder.process import settle
@@ -217,13 +218,6 @@ def kill(process: subprocess.Popen[bytes]) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:

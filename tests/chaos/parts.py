@@ -20,7 +20,8 @@ from redis import Redis
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
-from builder.local.embedded import end, free_port
+from builder.local.embedded import end
+from builder.local.ports import free_port
 from tests import postgres_fixtures, uids
 from tests.chaos.proxy import FaultProxy, fault_proxy
 from tests.chaos.schedule import ORGANIZATIONS, WORKERS, History

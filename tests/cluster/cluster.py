@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import httpx
 
 from builder.errors import BuildError
 from builder.local.embedded import registry_argv
+from builder.local.ports import free_port
 from builder.process import process_start
 from tests.build_fixtures import pause
 from tests.cluster import images
@@ -184,7 +184,7 @@ def start(folder: Path, *, stays: bool = False) -> Cluster:
     suffix = secrets.token_hex(3)
     owner = (0, "") if stays else (os.getpid(), process_start(os.getpid()))
     address = _free_subnet()
-    cluster = Cluster(folder, _free_port(), f"ign{suffix}", address, "", secrets.token_hex(16), owner=owner)
+    cluster = Cluster(folder, free_port(), f"ign{suffix}", address, "", secrets.token_hex(16), owner=owner)
     cluster.save()
     try:
         # Without an address of its own a bridge takes the lowest of its ports', which changes with each pod.
@@ -354,8 +354,8 @@ def kubeconfig(cluster: Cluster, token: str, namespace: str = "default") -> dict
 
 
 def _etcd(cluster: Cluster) -> list[str]:
-    folder, peer = cluster.folder, _free_port()
-    client = _free_port()
+    folder, peer = cluster.folder, free_port()
+    client = free_port()
     _write(folder / "etcd.port", str(client))
     pair = []
     for kind in ("", "peer-"):
@@ -409,7 +409,7 @@ def _controllers(cluster: Cluster, binaries: Path) -> list[str]:
         f"--kubeconfig={cluster.folder}/controllers.kubeconfig",
         "--leader-elect=false",
         "--bind-address=127.0.0.1",
-        f"--secure-port={_free_port()}",
+        f"--secure-port={free_port()}",
         f"--cert-dir={cluster.folder}/pki/controllers",
         "--use-service-account-credentials",
         f"--service-account-private-key-file={cluster.folder}/pki/accounts.pem",
@@ -422,7 +422,7 @@ def _scheduler(cluster: Cluster, binaries: Path) -> list[str]:
         f"--kubeconfig={cluster.folder}/scheduler.kubeconfig",
         "--leader-elect=false",
         "--bind-address=127.0.0.1",
-        f"--secure-port={_free_port()}",
+        f"--secure-port={free_port()}",
         f"--cert-dir={cluster.folder}/pki/scheduler",
     ]
 
@@ -434,7 +434,7 @@ def _kubelet(cluster: Cluster) -> dict[str, Any]:
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": "127.0.0.1",
-        "port": _free_port(),
+        "port": free_port(),
         "readOnlyPort": 0,
         "healthzPort": 0,
         "authentication": {
@@ -504,18 +504,6 @@ def _network(cluster: Cluster) -> dict[str, Any]:
         "ipam": {"type": "host-local", "dataDir": f"{cluster.folder}/node/networks", "ranges": [[addresses]]},
     }
     return {"cniVersion": "1.0.0", "name": cluster.bridge, "plugins": [bridge]}
-
-
-def _free_port() -> int:
-    """A loopback port below those that the kernel gives to connections: what is bound late, or again after a restart,
-    finds it free on a machine that opens thousands of them meanwhile."""
-    end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    first = min(10_000, end // 2)
-    while True:
-        port = first + secrets.randbelow(end - first)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def _free_subnet() -> str:

@@ -14,7 +14,8 @@ from typing import Any
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube.job import job_name
-from builder.local.embedded import end, free_port, private_redis
+from builder.local.embedded import end, private_redis
+from builder.local.ports import free_port
 from tests import uids
 from tests.broker_fixtures import Worker, worker
 from tests.build_fixtures import Files, tar_of, until

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.local.ports import free_port
+
 READY_S = 300.0
 HEADERS = {
     "x-ignite-execution-id": "exec-1",
@@ -96,9 +98,7 @@ def ask_on(
 @contextmanager
 def started(command: Command, **extra: str) -> Iterator[App]:
     """Start the app on a free port, wait until GET /healthz answers 2xx, end it by its id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     env = {"PATH": os.defpath, **command.env, **extra, "PORT": str(port)}
     process = subprocess.Popen(
         command.argv, cwd=command.cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

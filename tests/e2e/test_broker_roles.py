@@ -15,7 +15,8 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from builder.local.embedded import end, free_port
+from builder.local.embedded import end
+from builder.local.ports import free_port
 from tests.broker_fixtures import QUEUE, ROOT, hint, worker
 from tests.serve_fixtures import serving
 

@@ -11,7 +11,7 @@ import redis
 
 from builder.contract.protocol import CANCEL_CHANNEL
 from builder.local import embedded
-from builder.local.embedded import free_port
+from builder.local.ports import free_port
 from builder.node import cancels
 from tests.build_fixtures import closed_port
 

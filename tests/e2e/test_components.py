@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from builder.images.component import read_component, require_servable
-from builder.local.embedded import free_port
+from builder.local.ports import free_port
 from tests import component_programs, uids
 from tests.build_fixtures import until
 from tests.e2e.test_toolchain_images import RUST

@@ -12,7 +12,8 @@ import pytest
 
 from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.local.embedded import free_port, private_redis
+from builder.local.embedded import private_redis
+from builder.local.ports import free_port
 from tests import uids
 from tests.build_fixtures import TERMINAL, small_disk, until
 from tests.program_fixtures import Program, serving

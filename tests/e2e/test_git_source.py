@@ -22,7 +22,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import Repository
 from builder.git import commands
 from builder.git.submodules import Submodule, named_in
-from builder.local import embedded
+from builder.local.ports import free_port
 from tests import git_fixtures as hosts
 from tests import uids
 from tests.attempt_fixtures import attempt_at
@@ -173,7 +173,7 @@ def test_submodules_are_fetched_on_request_and_named_without(world: World) -> No
 
 
 def test_each_trouble_has_its_reason(world: World) -> None:
-    closed = f"https://127.0.0.1:{embedded.free_port()}/x.git"
+    closed = f"https://127.0.0.1:{free_port()}/x.git"
     other = Path(world.host.root / "app.git").parent
     assert other.is_dir()
     rows = [

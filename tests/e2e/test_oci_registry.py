@@ -25,6 +25,7 @@ from builder.images.layer import write_layer
 from builder.images.layout import Layout
 from builder.images.mounts import Mounts
 from builder.images.registry import connect
+from builder.local.ports import free_port
 from tests.build_fixtures import closed_port, until
 from tests.oci_fixtures import make_image, make_layer, make_tree
 
@@ -33,13 +34,6 @@ pytestmark = pytest.mark.e2e
 # bcrypt of the password below, at the lowest cost
 HTPASSWD = "robot:$2b$04$KJx2HxFPTdy0XzcwLRg7X.RX7ZdQA8nDBg7pgJ2avXW685V/ghFDu\n"
 PASSWORD = "correct horse"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def answers(port: int) -> bool:

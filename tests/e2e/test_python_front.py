@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from builder.data import runtimes_dir
-from builder.local.embedded import free_port
+from builder.local.ports import free_port
 from tests.build_fixtures import until
 
 pytestmark = pytest.mark.e2e

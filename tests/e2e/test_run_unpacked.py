@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from builder.local.embedded import free_port
+from builder.local.ports import free_port
 from tests.build_fixtures import CALLER, Server, status_of, tar_gz_of, until
 from tests.golden.update import EXAMPLES, files_of
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from builder.local.embedded import free_port, private_redis
+from builder.local.embedded import private_redis
+from builder.local.ports import free_port
 from tests import uids
 from tests.build_fixtures import PYTHON_HANDLER, TERMINAL, processes_of, until
 from tests.crash_fixtures import Reports, is_terminal

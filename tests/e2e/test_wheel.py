@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from builder import __version__
-from builder.local.embedded import free_port, private_redis
+from builder.local.embedded import private_redis
+from builder.local.ports import free_port
 from builder.toolchains.host import find_program
 from tests import uids
 from tests.build_fixtures import PYTHON_HANDLER, TERMINAL, until
