@@ -13,9 +13,10 @@ from typing import Any, cast
 
 from builder.attempt.attempt import Attempt, Node
 from builder.attempt.desk import Desk, answer
+from builder.attempt.exchange import Budget
 from builder.attempt.fetch import FetchedSource, open_source, reading_source
 from builder.attempt.log import Log
-from builder.attempt.reader import Budget, Reading
+from builder.attempt.reader import Reading
 from builder.attempt.reading import Bounds
 from builder.claims.calls import Calls, Refused, Unanswered
 from builder.claims.lease import lease_of

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.attempt.exchange import Budget
 from builder.attempt.log import Log
-from builder.attempt.reader import Budget, Readers, Reading
+from builder.attempt.reader import Readers, Reading
 from builder.attempt.uses import Uses
 from builder.claims.calls import Calls
 from builder.claims.lease import Lease

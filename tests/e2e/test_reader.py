@@ -15,7 +15,8 @@ from typing import cast
 
 import pytest
 
-from builder.attempt.reader import Budget, Faulty, Readers, Reading
+from builder.attempt.exchange import Budget
+from builder.attempt.reader import Faulty, Readers, Reading
 from builder.attempt.reading import NICE, REHEARSE_AFTER_S
 from builder.data import catalog_file
 from builder.errors import BuildError
