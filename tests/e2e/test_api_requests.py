@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,16 @@ def refusal(answer: httpx.Response) -> tuple[int, str, str]:
     """(HTTP status, code, reason) of an error."""
     body = answer.json()
     return answer.status_code, body["code"], next((detail["reason"] for detail in body["details"]), "")
+
+
+def test_a_target_in_absolute_form_is_what_its_path_names(serve: Serve) -> None:
+    """RFC 9112, section 3.2.2; a proxy in between may leave it so."""
+    where = httpx.URL(serve.url)
+    with closing(HTTPConnection(where.host, where.port)) as connection:
+        for path, status, code in ((BUILDS, 200, None), ("/v1/nothing", 404, "NOT_FOUND")):
+            connection.request("GET", f"{serve.url}{path}?limit=1", headers={"authorization": "Bearer t-read"})
+            answer = connection.getresponse()
+            assert (answer.status, json.loads(answer.read()).get("code")) == (status, code)
 
 
 # The same request again

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -20,7 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from builder import __version__, config, pipelines
@@ -571,8 +574,8 @@ class Transport(asyncio.Transport):
         return head, json.loads(body)
 
 
-def connected(connections: Connections) -> tuple[Protocol, Transport]:
-    config = uvicorn.Config(lambda: None, http=Protocol, log_level="critical")
+def connected(connections: Connections, app: Any = lambda: None) -> tuple[Protocol, Transport]:
+    config = uvicorn.Config(app, http=Protocol, log_level="critical", lifespan="off")
     config.load()
     protocol = Protocol(connections, config=config, server_state=ServerState(), app_state={})
     transport = Transport()
@@ -590,6 +593,38 @@ def test_what_is_no_http_request_is_answered_as_every_error() -> None:
     head, body = asyncio.run(work()).answer
     assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json" in head
     assert body["code"] == "INVALID_ARGUMENT" and body["details"][0]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        ("/v1/ignite/builds?limit=1", "/v1/ignite/builds", "limit=1"),
+        ("http://api.example:8080/v1/ignite/builds?limit=1", "/v1/ignite/builds", "limit=1"),
+        ("HTTPS://[::1]/v1/a%20b", "/v1/a b", ""),
+        ("http://api?x=/y", "/", "x=/y"),
+        ("http:///v1", "http:///v1", ""),
+        ("/http://api/v1", "/http://api/v1", ""),
+        ("http://api//v1", "//v1", ""),
+    ],
+)
+def test_a_target_in_absolute_form_is_routed_by_its_path(target: str, path: str, query: str) -> None:
+    asked = list[tuple[str, str]]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append((scope["path"], scope["query_string"].decode()))
+        assert unquote(scope["raw_path"].decode()) == scope["path"]
+        await Response("{}")(scope, receive, send)
+
+    async def work() -> bytes:
+        protocol, transport = connected(Connections(1), server_module.by_path(app))
+        protocol.data_received(f"GET {target} HTTP/1.1\r\nhost: api\r\n\r\n".encode())
+        while not transport.written:
+            await asyncio.sleep(0)
+        protocol._unset_keepalive_if_required()
+        return transport.answer[0]
+
+    assert asyncio.run(work()).startswith(b"HTTP/1.1 200 ")
+    assert asked == [(path, query)]
 
 
 def test_an_idle_server_ticks_rarely_and_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

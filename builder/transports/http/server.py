@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import resource
 import socket
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from builder.errors import BuildError
@@ -25,6 +28,8 @@ from builder.transports.http.connections import Connections, places
 GRACE_S = 2
 TICK_S = 1.0
 """Between two dates of the answers."""
+ABSOLUTE = re.compile(rb"https?://[^/]+", re.IGNORECASE)
+"""What stands before the path of a target in absolute form."""
 
 
 class Protocol(H11Protocol):
@@ -100,6 +105,18 @@ class Protocol(H11Protocol):
             self.transport.write(self.conn.send(event))
 
 
+def by_path(app: ASGIApp) -> ASGIApp:
+    """`app`, reached by targets in absolute form, too, which a server must accept (RFC 9112, section 3.2.2)."""
+
+    async def reached(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (before := ABSOLUTE.match(scope["raw_path"])):
+            path = scope["raw_path"][before.end() :] or b"/"
+            scope = {**scope, "raw_path": path, "path": unquote(path.decode("ascii"))}
+        await app(scope, receive, send)
+
+    return reached
+
+
 class Server(uvicorn.Server):
     """One HTTP server; its loop is the one that tails run in. `should_exit` ends it."""
 
@@ -109,7 +126,7 @@ class Server(uvicorn.Server):
         self._connections = Connections(places(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         super().__init__(
             uvicorn.Config(
-                app,
+                by_path(app),
                 http=self._protocol,  # type: ignore[arg-type]  # called as a class is
                 log_level="warning",
                 access_log=False,
