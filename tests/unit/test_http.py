@@ -568,6 +568,9 @@ class Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.ended in ("closed", "aborted")
 
+    def pause_reading(self) -> None:
+        """What a test sends is all there at once."""
+
     @property
     def answer(self) -> tuple[bytes, Any]:
         head, _, body = bytes(self.written).partition(b"\r\n\r\n")
@@ -616,7 +619,7 @@ def test_a_target_in_absolute_form_is_routed_by_its_path(target: str, path: str,
         await Response("{}")(scope, receive, send)
 
     async def work() -> bytes:
-        protocol, transport = connected(Connections(1), server_module.by_path(app))
+        protocol, transport = connected(Connections(1), server_module.conforming(app))
         protocol.data_received(f"GET {target} HTTP/1.1\r\nhost: api\r\n\r\n".encode())
         while not transport.written:
             await asyncio.sleep(0)
@@ -625,6 +628,41 @@ def test_a_target_in_absolute_form_is_routed_by_its_path(target: str, path: str,
 
     assert asyncio.run(work()).startswith(b"HTTP/1.1 200 ")
     assert asked == [(path, query)]
+
+
+@pytest.mark.parametrize("names", [("content-length", "transfer-encoding"), ("Transfer-Encoding", "Content-Length")])
+def test_a_body_of_two_lengths_reaches_nobody_and_ends_its_connection(names: tuple[str, str]) -> None:
+    reached = list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(scope["path"])
+        await Response("{}")(scope, receive, send)
+
+    async def work() -> Transport:
+        protocol, transport = connected(Connections(1), server_module.conforming(app))
+        values = {"content-length": "6", "transfer-encoding": "chunked"}
+        behind = "GET /two HTTP/1.1\r\nhost: api\r\n\r\n"
+        lines = "".join(f"{name}: {values[name.lower()]}\r\n" for name in names)
+        protocol.data_received(f"POST /one HTTP/1.1\r\nhost: api\r\n{lines}\r\n0\r\n\r\n{behind}".encode())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        protocol._unset_keepalive_if_required()
+        return transport
+
+    transport = asyncio.run(work())
+    head, body = transport.answer
+    assert head.startswith(b"HTTP/1.1 400 ") and b"connection: close" in head.lower()
+    assert (body["code"], transport.ended, reached) == ("INVALID_ARGUMENT", "closed", [])
+
+
+def test_two_tokens_are_none(api: Api) -> None:
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://api") as client:
+            headers = [("authorization", "Bearer t"), ("authorization", "Bearer o")]
+            return await client.get("/v1/ignite/builds", headers=headers)
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHENTICATED")
 
 
 def test_an_idle_server_ticks_rarely_and_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.services.auth import Caller, Tokens, admit
 from builder.services.builds import BuildService
-from builder.services.errors import CallRefused, unimplemented
+from builder.services.errors import CallRefused, unauthenticated, unimplemented
 from builder.services.nodes import OperateService
 from builder.services.shares import Memory, Share
 from builder.services.streams import LogStreams
@@ -143,7 +143,10 @@ class Api:
         return caller
 
     def _caller(self, request: Request) -> Caller:
-        return self._tokens.caller(request.headers.get("authorization", ""))
+        given = request.headers.getlist("authorization")
+        if len(given) > 1:  # a proxy may have looked at another one than this server would
+            raise unauthenticated("send one Authorization header, not several")
+        return self._tokens.caller(*given or ("",))
 
     async def _unary(
         self, route: routes.Route, method: Callable[[Caller, Message], Message] | None, limit: int, request: Request

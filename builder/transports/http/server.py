@@ -30,6 +30,7 @@ TICK_S = 1.0
 """Between two dates of the answers."""
 ABSOLUTE = re.compile(rb"https?://[^/]+", re.IGNORECASE)
 """What stands before the path of a target in absolute form."""
+LENGTHS = {b"content-length", b"transfer-encoding"}
 
 
 class Protocol(H11Protocol):
@@ -87,8 +88,7 @@ class Protocol(H11Protocol):
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        found = status_of(BuildError("InvalidRequest", "this is no HTTP/1.1 request that the server reads"))
-        self._last(error(found.http, found.code, found.message, found.detail), b"Bad Request")
+        self._last(_unread("this is no HTTP/1.1 request that the server reads"), b"Bad Request")
 
     def _last(self, answer: Response, reason: bytes) -> None:
         """Send an answer that is not the application's, and close."""
@@ -105,16 +105,27 @@ class Protocol(H11Protocol):
             self.transport.write(self.conn.send(event))
 
 
-def by_path(app: ASGIApp) -> ASGIApp:
-    """`app`, reached by targets in absolute form, too, which a server must accept (RFC 9112, section 3.2.2)."""
+def conforming(app: ASGIApp) -> ASGIApp:
+    """`app` with what RFC 9112 requires of a server: a target in absolute form is the path that it names (3.2.2), and a
+    body of two lengths ends its connection (6.3), since a proxy before this server may have read the other length."""
 
-    async def reached(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (before := ABSOLUTE.match(scope["raw_path"])):
-            path = scope["raw_path"][before.end() :] or b"/"
-            scope = {**scope, "raw_path": path, "path": unquote(path.decode("ascii"))}
-        await app(scope, receive, send)
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        answering = app
+        if scope["type"] == "http":
+            if before := ABSOLUTE.match(scope["raw_path"]):
+                path = scope["raw_path"][before.end() :] or b"/"
+                scope = {**scope, "raw_path": path, "path": unquote(path.decode("ascii"))}
+            if {name for name, _ in scope["headers"]} >= LENGTHS:
+                answering = refusal = _unread("the request has a Content-Length and a Transfer-Encoding")
+                refusal.headers["connection"] = "close"
+        await answering(scope, receive, send)
 
-    return reached
+    return called
+
+
+def _unread(why: str) -> Response:
+    found = status_of(BuildError("InvalidRequest", why))
+    return error(found.http, found.code, found.message, found.detail)
 
 
 class Server(uvicorn.Server):
@@ -126,7 +137,7 @@ class Server(uvicorn.Server):
         self._connections = Connections(places(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         super().__init__(
             uvicorn.Config(
-                by_path(app),
+                conforming(app),
                 http=self._protocol,  # type: ignore[arg-type]  # called as a class is
                 log_level="warning",
                 access_log=False,
