@@ -22,8 +22,10 @@ LOOK_S = 0.05
 MOST_LOOK_S = 1.0
 """What one look counts at most."""
 MOST_ANSWER = 16 * 1024 * 1024
+"""Bytes of an answer."""
 
 Check = Callable[[], None]
+"""Called while its owner waits; it may raise to end it all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,10 @@ class Exchange:
         self._waited = 0.0
 
     def ask(self, message: bytes, bounds: Bounds) -> dict[str, Any]:
-        """Send a message and wait for its answer."""
+        """Send a message and wait for its answer.
+
+        Raises what `check` raises, `OverBudget`, and `PlatformError` Internal where the reader ended by itself.
+        """
         self._waited = 0.0
         rest = memoryview(framed(message))
         while rest:

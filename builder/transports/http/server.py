@@ -110,15 +110,15 @@ def conforming(app: ASGIApp) -> ASGIApp:
     body of two lengths ends its connection (6.3), since a proxy before this server may have read the other length."""
 
     async def called(scope: Scope, receive: Receive, send: Send) -> None:
-        answering = app
         if scope["type"] == "http":
             if before := ABSOLUTE.match(scope["raw_path"]):
                 path = scope["raw_path"][before.end() :] or b"/"
                 scope = {**scope, "raw_path": path, "path": unquote(path.decode("ascii"))}
             if {name for name, _ in scope["headers"]} >= LENGTHS:
-                answering = refusal = _unread("the request has a Content-Length and a Transfer-Encoding")
+                refusal = _unread("the request has a Content-Length and a Transfer-Encoding")
                 refusal.headers["connection"] = "close"
-        await answering(scope, receive, send)
+                return await refusal(scope, receive, send)
+        await app(scope, receive, send)
 
     return called
 
